@@ -1,0 +1,1 @@
+"""Adaptive batching. Knows no HTTP, no versions, no frameworks."""

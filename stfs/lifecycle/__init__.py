@@ -1,0 +1,1 @@
+"""Which versions of which models are served, and how they come and go. Models are opaque here."""

@@ -1,0 +1,1 @@
+"""The HTTP server: routes, pages, limits. Never imports platforms or the batcher."""
