@@ -1,0 +1,152 @@
+"""Which models can be reached right now. Owns the table that requests look into, and the counting of who holds what.
+
+Everything here runs on the event loop's thread, so a look-up and a count need no lock. Knows no files, no policies
+and no states: the manager says what to publish, what to withdraw, and what to tell when there is nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Generic, Protocol, TypeVar
+
+from stfs.errors import ModelNotFound, NotFound, Unavailable, VersionNotFound
+
+
+class Model(Protocol):
+    """A loaded version, opaque to this room."""
+
+    async def close(self) -> None:
+        """Free it; called once, after the last handle is released or the drain timeout has passed."""
+
+
+M = TypeVar("M", bound=Model)
+
+
+class _Entry(Generic[M]):
+    __slots__ = ("drained", "held", "model", "name", "version")
+
+    def __init__(self, name: str, version: int, model: M) -> None:
+        self.name = name
+        self.version = version
+        self.model = model
+        self.held = 0
+        self.drained: asyncio.Event | None = None  # made when the entry is withdrawn
+
+
+class Handle(Generic[M]):
+    """The right to use ``model`` until :meth:`release`; it is not closed before (drain timeout aside).
+
+    Made by :meth:`Registry.acquire`, owned by the request that asked. A context manager. Event loop's thread only.
+    """
+
+    __slots__ = ("_entry", "model", "name", "version")
+
+    def __init__(self, entry: _Entry[M]) -> None:
+        self._entry: _Entry[M] | None = entry
+        self.name = entry.name
+        self.version = entry.version
+        self.model = entry.model
+        entry.held += 1
+
+    def release(self) -> None:
+        """Give it back. Doing so again does nothing."""
+        entry = self._entry
+        if entry is not None:
+            self._entry = None
+            entry.held -= 1
+            if entry.drained is not None and not entry.held:
+                entry.drained.set()
+
+    def __enter__(self) -> Handle[M]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class Registry(Generic[M]):
+    """The table of published versions: replaced whole by each change, so that a reader sees one state or the next."""
+
+    def __init__(self) -> None:
+        # (name, version) of each published version; (name, None) is the latest of that name.
+        self._table: Mapping[tuple[str, int | None], _Entry[M]] = {}
+        self._known: Mapping[str, str] = {}
+        self._leaving: dict[tuple[str, int], _Entry[M]] = {}
+
+    def acquire(self, name: str, version: int | None = None) -> Handle[M]:
+        """Hold a published version, the highest if ``version`` is None. On the path of every request.
+
+        Raises :class:`ModelNotFound` or :class:`VersionNotFound`, listing what is there, and :class:`Unavailable` with
+        the reason if the model is known but none of its versions is published. The caller releases the handle.
+        """
+        entry = self._table.get((name, version))
+        if entry is None:
+            raise self._missing(name, version)
+        return Handle(entry)
+
+    def publish(self, name: str, version: int, model: M) -> None:
+        """Let requests reach ``model``. Raises ``ValueError`` if that version is published already."""
+        if (name, version) in self._table:
+            raise ValueError(f'model "{name}" version {version} is published already')
+        self._replace({**self._versions(), (name, version): _Entry(name, version, model)})
+
+    def withdraw(self, name: str, version: int) -> None:
+        """Let no new request reach that version; see :meth:`drained`. Raises ``KeyError`` if it is not published."""
+        versions = self._versions()
+        entry = versions.pop((name, version))
+        entry.drained = asyncio.Event()
+        if entry.held:
+            self._leaving[name, version] = entry
+        self._replace(versions)
+
+    async def drained(self, name: str, version: int) -> None:
+        """Return when the version withdrawn last under this number is held by nobody; at once if it is so already.
+
+        Raises ``ValueError`` if it is published: withdraw it first. Cancelling the wait changes nothing.
+        """
+        if (name, version) in self._table:
+            raise ValueError(f'model "{name}" version {version} is published: withdraw it first')
+        entry = self._leaving.get((name, version))
+        if entry is not None and entry.drained is not None:
+            await entry.drained.wait()
+            if self._leaving.get((name, version)) is entry:
+                del self._leaving[name, version]
+
+    def abandon(self, name: str, version: int) -> int:
+        """Stop counting a withdrawn version whose handles did not come back in time; how many are still out."""
+        entry = self._leaving.pop((name, version), None)
+        return entry.held if entry is not None else 0
+
+    def announce(self, name: str, reason: str) -> None:
+        """Make the model known; ``reason`` is what a request is told while no version of it is published."""
+        self._known = {**self._known, name: reason}
+
+    def serving(self) -> Mapping[str, tuple[int, ...]]:
+        """The published versions of each model that has any, ascending."""
+        serving: dict[str, tuple[int, ...]] = {}
+        for name, version in sorted(self._versions()):
+            serving[name] = (*serving.get(name, ()), version)
+        return serving
+
+    def _versions(self) -> dict[tuple[str, int], _Entry[M]]:
+        return {(e.name, e.version): e for (_, version), e in self._table.items() if version is not None}
+
+    def _replace(self, versions: Mapping[tuple[str, int], _Entry[M]]) -> None:
+        table: dict[tuple[str, int | None], _Entry[M]] = {}
+        for name, version in sorted(versions):  # ascending: the last one written stays the latest
+            table[name, version] = table[name, None] = versions[name, version]
+        self._table = table
+
+    def _missing(self, name: str, version: int | None) -> NotFound | Unavailable:
+        there = self.serving().get(name)
+        if there is not None:
+            versions = ", ".join(map(str, there))
+            return VersionNotFound(f'model "{name}" has no version {version}; it serves: {versions}')
+        if name in self._known:
+            return Unavailable(f'model "{name}" is not available: {self._known[name]}')
+        names = ", ".join(f'"{known}"' for known in sorted({*self._known, *self.serving()})) or "none"
+        return ModelNotFound(f'no model "{name}"; models here: {names}')
