@@ -7,11 +7,15 @@ group ``stfs.platforms``. Its framework is imported inside :meth:`Platform.load`
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
+from stfs.errors import LoadFailed
 from stfs.signature import Array, Signature, Tensors
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -55,7 +59,8 @@ class Servable(abc.ABC):
         """One call of the model; blocking, on any thread, several at once allowed.
 
         ``inputs`` are bound to the signature (its order, dtypes and shapes). Returns every output of the signature,
-        strings as object arrays of ``bytes``. The arrays returned are the caller's: no later run writes into them.
+        strings as object arrays of ``bytes``. The arrays returned are the caller's: no later run writes into them, and
+        they share no memory with ``inputs``. They may be read-only, where the framework hands out its own constants.
 
         Raises :class:`stfs.errors.InvalidRequest` if the framework blames the input, and
         :class:`stfs.errors.ModelFailed` (or anything else, which counts as the same) if the model itself failed.
@@ -87,3 +92,74 @@ class Platform(abc.ABC):
         Raises :class:`stfs.errors.PlatformMissing` if the framework is not installed and
         :class:`stfs.errors.LoadFailed`, naming the path and the reason in one line, if the model does not load.
         """
+
+
+def model_files(path: Path, suffixes: Sequence[str], names: Sequence[str] = ()) -> list[Path]:
+    """The files at ``path`` that end in one of ``suffixes``: ``path`` itself, or those directly in the folder.
+
+    A file called ``model.*``, or by one of ``names``, is the answer alone; of several such, the one whose suffix stands
+    first in ``suffixes``. Hidden files do not count. An unreadable path gives an empty list.
+    """
+
+    def rank(file: Path) -> int:
+        return next((i for i, suffix in enumerate(suffixes) if file.name.endswith(suffix)), len(suffixes))
+
+    def known(file: Path) -> bool:
+        return file.name in names or rank(file) < len(suffixes)
+
+    try:
+        if path.is_file():
+            return [path] if known(path) else []
+        found = sorted(file for file in path.iterdir() if not file.name.startswith(".") and known(file))
+        found = [file for file in found if file.is_file()]
+    except OSError:
+        return []
+    preferred = [file for file in found if file.name in names or file.stem == "model"]
+    return [min(preferred, key=rank)] if preferred else found
+
+
+def model_file(path: Path, suffixes: Sequence[str], names: Sequence[str] = ()) -> Path:
+    """The one file of :func:`model_files`; raises :class:`LoadFailed` if there is none, or naming them if several."""
+    found = model_files(path, suffixes, names)
+    if not found:
+        raise LoadFailed(f"{path}: no file that ends in {', '.join(suffixes)}")
+    if len(found) > 1:
+        told = " and ".join(file.name for file in found)
+        raise LoadFailed(f"{path}: which is the model, {told}? Name one of them model{suffixes[0]}, or keep one only")
+    return found[0]
+
+
+def one_line(error: BaseException | str, limit: int = 400) -> str:
+    """The first line of an error that says something, cut at ``limit`` characters; the type's name if none does."""
+    for line in str(error).splitlines():
+        if text := line.strip():
+            return text if len(text) <= limit else text[: limit - 3] + "..."
+    return type(error).__name__
+
+
+def as_bytes(values: Array) -> Array:
+    """An array of ``str``, ``bytes`` or anything that prints, as an object array of ``bytes`` in UTF-8, same shape."""
+    flat = [v if isinstance(v, bytes) else str(v).encode() for v in values.ravel().tolist()]
+    return object_array(flat, values.shape)
+
+
+def object_array(flat: Sequence[Any], shape: tuple[int, ...]) -> Array:
+    """Python objects in C order as an object array; unlike ``numpy.array`` it never looks inside them."""
+    array = np.empty(len(flat), dtype=object)
+    array[:] = flat
+    return array.reshape(shape)
+
+
+def owned(output: Array, inputs: Iterable[Array]) -> Array:
+    """``output``, copied if it lies in the memory of an input, as identity outputs do in some frameworks."""
+    return output.copy() if any(np.may_share_memory(output, array) for array in inputs) else output
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on: its affinity mask, within the container's quota (cgroup v2) if it has one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2, or the quota reads "max"
+        return cores

@@ -1,0 +1,153 @@
+"""What to call on a scikit-learn estimator, each piece of work once. Knows no files, no signatures.
+
+``predict``, ``predict_proba`` and ``predict_log_proba`` of a forest are one pass over the trees, done three times by
+whoever calls all three; so are the transforms of a pipeline. Here they are done once, with the same answers, bit for
+bit. Whatever is not known to be safe to share is called as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from stfs.signature import Array
+
+METHODS = ("predict", "predict_proba", "predict_log_proba")
+OTHERWISE = ("transform", "decision_function")
+
+Values = dict[str, Any]
+
+
+def parts(estimator: Any) -> Iterator[Any]:
+    """The estimator and every fitted or unfitted one inside it: steps, columns, members of ensembles."""
+    seen: set[int] = set()
+    waiting: list[Any] = [estimator]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, list | tuple | set):
+            waiting.extend(thing)
+        elif isinstance(thing, dict):
+            waiting.extend(thing.values())
+        elif isinstance(thing, np.ndarray):
+            waiting.extend(thing.ravel().tolist() if thing.dtype == object else ())
+        elif hasattr(thing, "get_params") and not isinstance(thing, type):
+            yield thing
+            waiting.extend(vars(thing).values())
+
+
+def prepare(estimator: Any, n_jobs: int) -> tuple[str, ...]:
+    """Make a fitted estimator fit for serving, in place; return the names of its features, if it knows them.
+
+    ``n_jobs`` is set wherever there is one. Frames between steps become plain arrays, and names of features are taken
+    away: they serve only to warn, at every request, that an array has none.
+    """
+    names = tuple(str(name) for name in getattr(estimator, "feature_names_in_", ()))
+    for part in parts(estimator):
+        state = vars(part)
+        if "n_jobs" in state:
+            part.n_jobs = n_jobs
+        if "_sklearn_output_config" in state:
+            state["_sklearn_output_config"] = {}
+        state.pop("feature_names_in_", None)
+    return names
+
+
+def fitted_on_text(estimator: Any) -> str | None:
+    """The name of a part that learnt from strings (an encoder of text columns, a vectorizer); ``None`` if none did."""
+    for part in parts(estimator):
+        state = vars(part)
+        if "vocabulary_" in state:
+            return type(part).__name__
+        categories = state.get("categories_", ())
+        for values in categories if isinstance(categories, list | tuple) else ():
+            array = np.asarray(values)
+            if array.dtype.kind in "US" or any(isinstance(v, str | bytes) for v in array.ravel().tolist()):
+                return type(part).__name__
+    return None
+
+
+def plan(estimator: Any) -> Callable[[Array], Values]:
+    """A function from float64 rows to every output of the estimator, by name.
+
+    It may be called on many threads at once, and raises what scikit-learn raises: ``ValueError`` for values that the
+    estimator does not take.
+    """
+    from sklearn.pipeline import Pipeline
+
+    if type(estimator) is Pipeline:
+        *before, last = (step for _, step in estimator.steps)
+        if hasattr(last, "predict"):
+            finish = plan(last)
+            transforms = [step.transform for step in before if step not in (None, "passthrough")]
+
+            def through(data: Array) -> Values:
+                for transform in transforms:
+                    data = transform(data)
+                return finish(data)
+
+            return through
+    if shared := _shared(estimator):
+        return shared
+    wanted = METHODS if hasattr(estimator, "predict") else OTHERWISE
+    methods = {name: getattr(estimator, name) for name in wanted if hasattr(estimator, name)}
+    if wanted is OTHERWISE:
+        methods = dict(list(methods.items())[:1])
+
+    def each(data: Array) -> Values:
+        with np.errstate(divide="ignore"):  # the logarithm of a probability of 0
+            return _by_target({name: method(data) for name, method in methods.items()})
+
+    return each
+
+
+def _shared(estimator: Any) -> Callable[[Array], Values] | None:
+    """One pass for all three answers, where the class derives them from ``predict_proba`` alone."""
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.tree import DecisionTreeClassifier
+
+    kind = type(estimator)
+    if not any(
+        all(getattr(kind, name, None) is getattr(known, name) for name in METHODS)
+        for known in (RandomForestClassifier, DecisionTreeClassifier)
+    ):
+        return None
+    if estimator.n_outputs_ > 1:
+        return lambda data: _by_target(_many(estimator, estimator.predict_proba(data)))
+    classes = estimator.classes_
+
+    def one(data: Array) -> Values:
+        proba = estimator.predict_proba(data)
+        with np.errstate(divide="ignore"):
+            return {
+                "predict": classes.take(np.argmax(proba, axis=1), axis=0),
+                "predict_proba": proba,
+                "predict_log_proba": np.log(proba),
+            }
+
+    return one
+
+
+def _many(estimator: Any, probas: list[Array]) -> Values:
+    chosen = [classes.take(np.argmax(p, axis=1)) for classes, p in zip(estimator.classes_, probas, strict=True)]
+    with np.errstate(divide="ignore"):
+        return {
+            "predict": np.stack(chosen, axis=1),
+            "predict_proba": probas,
+            "predict_log_proba": [np.log(p) for p in probas],
+        }
+
+
+def _by_target(values: Values) -> Values:
+    """Lists, which multi-target classifiers return, as one value a target."""
+    flat: Values = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            flat |= {f"{name}_{i}": each for i, each in enumerate(value)}
+        else:
+            flat[name] = value
+    return flat

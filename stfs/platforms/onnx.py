@@ -1,0 +1,229 @@
+"""ONNX models on onnxruntime. Owns sessions, providers and the mapping of ONNX types to numpy.
+
+How a model with a fixed batch of one learns to take many rows is told in :mod:`stfs.platforms.onnx_rows`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stfs.errors import InvalidInput, InvalidRequest, LoadFailed, ModelFailed, PlatformMissing
+from stfs.platforms.base import (
+    DEFAULT_SIGNATURE,
+    LoadOptions,
+    Platform,
+    Servable,
+    as_bytes,
+    model_file,
+    model_files,
+    object_array,
+    one_line,
+    usable_cores,
+)
+from stfs.platforms.onnx_rows import free_rows, rows_agree
+from stfs.signature import STRING, Array, Shape, Signature, Tensors, TensorSpec, can_batch
+
+SUFFIXES = (".onnx",)
+NAMES = ("onnx_model.proto",)
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+# More threads than this have never paid on the small models that need no tuning; larger ones are told with `threads`.
+MOST_DEFAULT_THREADS = 8
+
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype("float32"),
+    "tensor(double)": np.dtype("float64"),
+    **{f"tensor({name})": np.dtype(name) for name in ("float16", "bool")},
+    **{f"tensor({sign}int{bits})": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    "tensor(string)": STRING,
+}
+ZIP_MAP = re.compile(r"seq\(map\((?:int64|string),(tensor\((?:float|double)\))\)\)")
+
+logger = logging.getLogger(__name__)
+
+
+class OnnxPlatform(Platform):
+    """``model.onnx``, a single ``*.onnx``, or ``onnx_model.proto``; weights in external files lie beside it."""
+
+    name = "onnx"
+    aliases = ("onnxruntime", "ort")
+    extra = "onnx"
+
+    def detect(self, path: Path) -> bool:
+        """See :meth:`Platform.detect`."""
+        return bool(model_files(path, SUFFIXES, NAMES))
+
+    def load(self, path: Path, options: LoadOptions) -> OnnxServable:
+        """See :meth:`Platform.load`.
+
+        ``options.threads`` is onnxruntime's intra-op threads; 0 means as many as there are usable cores, up to 8.
+        Raises :class:`LoadFailed` for ``device="cuda"`` where CUDA does not start.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise PlatformMissing(self.name, self.extra, one_line(error)) from error
+        file = model_file(path, SUFFIXES, NAMES)
+        wanted = providers(options.device, onnxruntime.get_available_providers())
+        if CUDA in wanted and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # the CUDA libraries of pip's nvidia-* packages are on no loader path
+
+        def open_session(model: str | bytes) -> Any:
+            settings = session_options(onnxruntime, options.threads, file.parent)
+            return onnxruntime.InferenceSession(model, settings, providers=wanted)
+
+        try:
+            session = open_session(str(file))
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            raise LoadFailed(f"{file}: {_told(error)}") from error
+        runs_on = session.get_providers()
+        if options.device == "cuda" and CUDA not in runs_on:
+            raise LoadFailed(
+                f"{file}: device cuda was asked for, but onnxruntime runs on {', '.join(runs_on)}: "
+                'run pip install "stfs[onnx-gpu]" (and uninstall onnxruntime), and check that the driver works'
+            )
+        servable = OnnxServable(session, file)
+        if fixed_to_one(servable.signature):
+            servable = _freed(servable, file, open_session)
+        servable.runtime = f"onnxruntime {onnxruntime.__version__}, {runs_on[0]}"
+        logger.info("model %s runs on %s", options.model_name, servable.runtime)
+        return servable
+
+
+class OnnxServable(Servable):
+    """One onnxruntime session; its ``run`` may be called on many threads at once."""
+
+    platform = OnnxPlatform.name
+
+    def __init__(self, session: Any, file: Path) -> None:
+        self._session = session
+        self._raised = _error_types()
+        inputs = tuple(_spec(node, file) for node in session.get_inputs())
+        outputs = tuple(_spec(node, file) for node in session.get_outputs())
+        self.signature = Signature(DEFAULT_SIGNATURE, inputs, outputs, can_batch(inputs, outputs))
+        self.signatures = {DEFAULT_SIGNATURE: self.signature}
+        self._names = [spec.name for spec in outputs]
+        self._text_inputs = [spec.name for spec in inputs if spec.dtype == STRING]
+        self._edges = [_edge(node.type) for node in session.get_outputs()]
+
+    def run(self, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
+        """See :meth:`Servable.run`."""
+        feed = inputs
+        if self._text_inputs:
+            feed = dict(inputs) | {name: _text(name, inputs[name]) for name in self._text_inputs}
+        try:
+            values = self._session.run(self._names, feed)
+        except self._raised as error:
+            raise InvalidRequest(_told(error)) from error
+        except Exception as error:
+            raise ModelFailed(_told(error)) from error
+        return {
+            name: value if edge is None else edge(value)
+            for name, value, edge in zip(self._names, values, self._edges, strict=True)
+        }
+
+    def close(self) -> None:
+        """See :meth:`Servable.close`."""
+        self._session = None
+
+
+def providers(device: str, listed: Sequence[str]) -> list[str]:
+    """The execution providers to ask for. What is listed need not start: the session's own list is the truth."""
+    return [CUDA, CPU] if device in ("auto", "cuda") and CUDA in listed else [CPU]
+
+
+def session_options(onnxruntime: Any, threads: int, folder: Path) -> Any:
+    """Settings of one session; ``folder`` holds external weights, for a model that is given as bytes."""
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads or min(usable_cores(), MOST_DEFAULT_THREADS)
+    settings.inter_op_num_threads = 1  # read in parallel mode only, which is off by default
+    # A spinning pool burns the cores that the event loop and the other models need.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    settings.log_severity_level = 4  # errors are raised; printing them too would let clients write our log
+    return settings
+
+
+def fixed_to_one(signature: Signature) -> bool:
+    """Whether dimension 0 is 1 in every input, and could be rows in every output."""
+    return bool(signature.inputs) and all(
+        spec.shape is not None and len(spec.shape) > 0 and spec.shape[0] == 1
+        for spec in (*signature.inputs, *(output for output in signature.outputs if output.shape is not None))
+    )
+
+
+def _freed(fixed: OnnxServable, file: Path, open_session: Callable[[bytes], Any]) -> OnnxServable:
+    """The same model taking any number of rows, if that can be shown to give the same answers; else ``fixed``."""
+    signature = fixed.signature
+    try:
+        free = OnnxServable(
+            open_session(free_rows(file, [s.name for s in signature.inputs], [s.name for s in signature.outputs])), file
+        )
+        if free.signature.batchable and rows_agree(
+            signature,
+            lambda tensors: fixed.run(DEFAULT_SIGNATURE, tensors),
+            lambda tensors: free.run(DEFAULT_SIGNATURE, tensors),
+        ):
+            logger.info("%s: its fixed batch of 1 was made free, and checked to give the same answers", file)
+            return free
+        reason = "rows run together do not give the answers of rows run alone"
+    except Exception as error:  # whatever goes wrong here, the model as it was written still serves
+        reason = one_line(error)
+    logger.warning("%s: keeps its fixed batch of 1, so requests cannot share a run: %s", file, reason)
+    return fixed
+
+
+def _spec(node: Any, file: Path) -> TensorSpec:
+    if zipped := ZIP_MAP.fullmatch(node.type):
+        # One map a row, from class to probability; the classes are known only once it runs.
+        return TensorSpec(node.name, DTYPES[zipped.group(1)], (None, None), doc="one column a class, in sorted order")
+    if node.type not in DTYPES:
+        raise LoadFailed(f'{file}: "{node.name}" is of type {node.type}, which cannot be served')
+    return TensorSpec(node.name, DTYPES[node.type], _shape(node.shape))
+
+
+def _shape(dims: Sequence[Any]) -> Shape | None:
+    """Symbolic dimensions come as names or ``None``, and both a scalar and an unknown rank as an empty list."""
+    return tuple(dim if isinstance(dim, int) and dim > 0 else None for dim in dims) if dims else None
+
+
+def _edge(kind: str) -> Callable[[Any], Array] | None:
+    """What turns onnxruntime's value of that type into ours; ``None`` if it is ours already."""
+    if kind == "tensor(string)":
+        return as_bytes
+    if zipped := ZIP_MAP.fullmatch(kind):
+        dtype = DTYPES[zipped.group(1)]
+        return lambda maps: np.array([list(row.values()) for row in maps], dtype).reshape(len(maps), -1 if maps else 0)
+    return None
+
+
+def _text(name: str, values: Array) -> Array:
+    """``bytes`` as the ``str`` that onnxruntime wants: given bytes, it would serve their Python repr."""
+    try:
+        return object_array([v.decode() for v in values.ravel().tolist()], values.shape)
+    except UnicodeDecodeError as error:
+        raise InvalidInput(name, f"not UTF-8: {error}") from error
+
+
+def _error_types() -> tuple[type[Exception], ...]:
+    """What a session raises for input that it blames."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+    return (InvalidArgument,)
+
+
+def _told(error: Exception) -> str:
+    """``[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Non-zero status ... Status Message: text`` as ``text``."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^Load model from .*? failed: ?", "", text)
+    text = re.sub(r"^Non-zero status code returned while running (\w+) node\..*?Status Message: ", r"\1: ", text)
+    # Places in onnxruntime's own source: /path/file.h:46 void ns::function(arguments) message
+    text = re.sub(r"/\S+\.(?:h|cc|cpp):\d+ (?:[^()]*::\w+\(.*?\)(?: const)? )?", "", text)
+    return one_line(text)
