@@ -75,7 +75,7 @@ def plan(estimator: Any) -> Callable[[Array], Values]:
     """A function from float64 rows to every output of the estimator, by name.
 
     It may be called on many threads at once, and raises what scikit-learn raises: ``ValueError`` for values that the
-    estimator does not take.
+    estimator does not take. Floating-point warnings, as of the logarithm of 0, are the caller's to silence.
     """
     from sklearn.pipeline import Pipeline
 
@@ -99,8 +99,7 @@ def plan(estimator: Any) -> Callable[[Array], Values]:
         methods = dict(list(methods.items())[:1])
 
     def each(data: Array) -> Values:
-        with np.errstate(divide="ignore"):  # the logarithm of a probability of 0
-            return _by_target({name: method(data) for name, method in methods.items()})
+        return _by_target({name: method(data) for name, method in methods.items()})
 
     return each
 
@@ -122,24 +121,22 @@ def _shared(estimator: Any) -> Callable[[Array], Values] | None:
 
     def one(data: Array) -> Values:
         proba = estimator.predict_proba(data)
-        with np.errstate(divide="ignore"):
-            return {
-                "predict": classes.take(np.argmax(proba, axis=1), axis=0),
-                "predict_proba": proba,
-                "predict_log_proba": np.log(proba),
-            }
+        return {
+            "predict": classes.take(np.argmax(proba, axis=1), axis=0),
+            "predict_proba": proba,
+            "predict_log_proba": np.log(proba),
+        }
 
     return one
 
 
 def _many(estimator: Any, probas: list[Array]) -> Values:
     chosen = [classes.take(np.argmax(p, axis=1)) for classes, p in zip(estimator.classes_, probas, strict=True)]
-    with np.errstate(divide="ignore"):
-        return {
-            "predict": np.stack(chosen, axis=1),
-            "predict_proba": probas,
-            "predict_log_proba": [np.log(p) for p in probas],
-        }
+    return {
+        "predict": np.stack(chosen, axis=1),
+        "predict_proba": probas,
+        "predict_log_proba": [np.log(p) for p in probas],
+    }
 
 
 def _by_target(values: Values) -> Values:

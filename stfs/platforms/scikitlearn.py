@@ -112,7 +112,9 @@ class ScikitLearnServable(Servable):
         """See :meth:`Servable.run`."""
         data = inputs[INPUT]
         try:
-            values = self._run(data)
+            # A logarithm of 0, a float64 that overflows float32: answers tell of them, the log need not.
+            with np.errstate(all="ignore"):
+                values = self._run(data)
         except ValueError as error:
             raise InvalidInput(INPUT, one_line(error)) from error
         return {name: owned(_array(value), (data,)) for name, value in values.items()}
@@ -155,7 +157,7 @@ def _load_pickle(file: Path) -> Any:
 
 
 def _array(value: Any) -> Array:
-    """What an estimator returned, dense, its strings as ``bytes``."""
+    """What an estimator returned: dense, C-contiguous, its strings as ``bytes``."""
     array = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
     if array.dtype == STRING:
         numbers = array.size and not any(isinstance(v, str | bytes) for v in array.ravel().tolist())
@@ -164,7 +166,7 @@ def _array(value: Any) -> Array:
                 return np.array(array.tolist())
             except ValueError:
                 pass
-    return as_bytes(array) if array.dtype.kind in "OUS" else array
+    return as_bytes(array) if array.dtype.kind in "OUS" else np.asarray(array, order="C")
 
 
 def _kind(thing: Any) -> str:
