@@ -72,8 +72,8 @@ class Registry(Generic[M]):
     """The table of published versions: replaced whole by each change, so that a reader sees one state or the next."""
 
     def __init__(self) -> None:
-        # (name, version) of each published version; (name, None) is the latest of that name.
-        self._table: Mapping[tuple[str, int | None], _Entry[M]] = {}
+        self._table: Mapping[tuple[str, int], _Entry[M]] = {}
+        self._latest: Mapping[str, _Entry[M]] = {}  # beside the table: most requests name no version
         self._known: Mapping[str, str] = {}
         self._leaving: dict[tuple[str, int], _Entry[M]] = {}
 
@@ -83,7 +83,7 @@ class Registry(Generic[M]):
         Raises :class:`ModelNotFound` or :class:`VersionNotFound`, listing what is there, and :class:`Unavailable` with
         the reason if the model is known but none of its versions is published. The caller releases the handle.
         """
-        entry = self._table.get((name, version))
+        entry = self._latest.get(name) if version is None else self._table.get((name, version))
         if entry is None:
             raise self._missing(name, version)
         return Handle(entry)
@@ -92,13 +92,14 @@ class Registry(Generic[M]):
         """Let requests reach ``model``. Raises ``ValueError`` if that version is published already."""
         if (name, version) in self._table:
             raise ValueError(f'model "{name}" version {version} is published already')
-        self._replace({**self._versions(), (name, version): _Entry(name, version, model)})
+        self._replace({**self._table, (name, version): _Entry(name, version, model)})
 
     def withdraw(self, name: str, version: int) -> None:
         """Let no new request reach that version; see :meth:`drained`. Raises ``KeyError`` if it is not published."""
-        versions = self._versions()
+        versions = dict(self._table)
         entry = versions.pop((name, version))
         entry.drained = asyncio.Event()
+        self._leaving.pop((name, version), None)
         if entry.held:
             self._leaving[name, version] = entry
         self._replace(versions)
@@ -128,18 +129,13 @@ class Registry(Generic[M]):
     def serving(self) -> Mapping[str, tuple[int, ...]]:
         """The published versions of each model that has any, ascending."""
         serving: dict[str, tuple[int, ...]] = {}
-        for name, version in sorted(self._versions()):
+        for name, version in sorted(self._table):
             serving[name] = (*serving.get(name, ()), version)
         return serving
 
-    def _versions(self) -> dict[tuple[str, int], _Entry[M]]:
-        return {(e.name, e.version): e for (_, version), e in self._table.items() if version is not None}
-
-    def _replace(self, versions: Mapping[tuple[str, int], _Entry[M]]) -> None:
-        table: dict[tuple[str, int | None], _Entry[M]] = {}
-        for name, version in sorted(versions):  # ascending: the last one written stays the latest
-            table[name, version] = table[name, None] = versions[name, version]
+    def _replace(self, table: Mapping[tuple[str, int], _Entry[M]]) -> None:
         self._table = table
+        self._latest = {name: table[name, version] for name, version in sorted(table)}  # the highest is written last
 
     def _missing(self, name: str, version: int | None) -> NotFound | Unavailable:
         there = self.serving().get(name)
