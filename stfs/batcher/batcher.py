@@ -1,0 +1,316 @@
+"""The batcher: gathers requests on the event loop, runs them in batches on the model's thread, answers each once.
+
+Everything here happens on the event-loop thread, except :meth:`Batcher._work`. For each batch one call crosses over in
+each direction. Must not live here: the decision when a batch leaves (``policy``), how rows are stacked (``batch``),
+what happens when a run fails (``runner``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from stfs.batcher.batch import batch_key
+from stfs.batcher.deadlines import Deadlines
+from stfs.batcher.large import LargeEntry
+from stfs.batcher.policy import BatchPolicy, Drain, Load, admits, decide
+from stfs.batcher.queue import Entry, Queue, Reply
+from stfs.batcher.runner import Batch, BatchRecord, Outcome, Run, Runner
+from stfs.batcher.thread import Job, ModelThread
+from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, Unavailable
+from stfs.signature import Tensors
+
+__all__ = ["BatchRecord", "Batcher"]
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.001
+"""Event loops round their timers to milliseconds: a shorter one would fire early and spin until it is due."""
+
+
+class Batcher:
+    """Requests of one signature of one model version, in batches.
+
+    ``run`` is blocking and is called by one thread, the batcher's own, which starts with the first request. It is given
+    arrays ``[P, ...]`` and must give arrays ``[P, ...]``, each row made from the same row of the inputs. It must not
+    keep or change its inputs: they may be the caller's own arrays.
+    With ``merge`` false (rows do not stack) each request is a run of its own and counts as one row.
+    ``loop`` is the running loop of the first request unless given. ``clock`` gives seconds on any thread; deadlines
+    are moments of it. ``observer`` is called on the event-loop thread, once for every run of the model, and must not
+    block. ``start`` runs a job off the loop; jobs must not overlap. A test may give its own; it is not stopped.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        policy: BatchPolicy,
+        *,
+        name: str,
+        merge: bool = True,
+        loop: asyncio.AbstractEventLoop | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        observer: Callable[[BatchRecord], None] | None = None,
+        start: Callable[[Job], None] | None = None,
+    ) -> None:
+        if not merge:
+            policy = replace(policy, max_batch_size=1, batch_timeout_s=0.0, allowed_batch_sizes=())
+        self.name = name
+        self.policy = policy
+        self._merge = merge
+        self._clock = clock
+        self._observer = observer
+        self._runner = Runner(run, policy, name, merge, clock)
+        self._thread = ModelThread(f"stfs {name}")
+        self._start: Callable[[Job], None] = start or self._thread
+        self._given_loop = loop
+        self._queue = Queue()
+        self._deadlines = Deadlines()
+        self._drain = Drain()
+        self._in_flight_batches = 0
+        self._in_flight_rows = 0
+        self._launched_s = 0.0
+        self._woken = False
+        self._ending = False
+        self._wait_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._closed: asyncio.Future[None] | None = None
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for the model."""
+        return self._queue.rows
+
+    @property
+    def in_flight_rows(self) -> int:
+        """Rows that the model is working on, without padding."""
+        return self._in_flight_rows
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        if self._given_loop is None:
+            self._given_loop = asyncio.get_running_loop()
+        return self._given_loop
+
+    # In
+
+    def submit(self, inputs: Tensors, rows: int, reply: Reply, deadline_s: float | None = None) -> Entry:
+        """Queue one request; ``reply`` is called once, on the event-loop thread and never from inside this call.
+
+        ``inputs``: arrays ``[rows, ...]``, not to be changed until the reply (of any shape if not ``merge``).
+        ``rows``: more than ``max_batch_size`` are run in pieces and joined again; a request of 0 rows runs by itself,
+        and what the model makes of it is its answer. ``deadline_s``: a moment of the batcher's clock.
+
+        ``reply(outputs, None)``: arrays ``[rows, ...]``. They are views of the rows of this request alone in arrays
+        that several requests share: they are the receiver's, who copies what is kept for long, since a view keeps
+        the whole batch alive. A model that passes its input on may answer with ``inputs`` themselves.
+        ``reply(None, error)``: :class:`InvalidRequest` if the model blames the request, :class:`ModelFailed` if it
+        failed at this request alone, :class:`DeadlineExceeded` as soon as the deadline passes, running or not; any
+        other :class:`RequestError` that ``run`` raised, as it is.
+
+        Raises, and queues nothing: :class:`Unavailable` once closing, :class:`DeadlineExceeded` if the deadline has
+        passed, :class:`Overloaded` if the queue is full, :class:`InvalidInput` if an input does not have ``rows`` rows.
+        """
+        if self._closed is not None:
+            raise Unavailable(f"{self.name} is shutting down")
+        now_s = self._clock()
+        if deadline_s is not None and deadline_s <= now_s:
+            raise DeadlineExceeded(f"the deadline passed {now_s - deadline_s:.3f} s before {self.name} was asked")
+        if not self._merge:
+            rows, key = 1, None
+        else:
+            key = batch_key(inputs, rows)
+            if not rows:
+                key = object()  # its own lane: no rows are no company
+        queue, policy = self._queue, self.policy
+        if not admits(policy.max_enqueued_rows, queue.rows, rows):
+            raise self._overloaded(rows, now_s)
+        if rows <= policy.max_batch_size:
+            entry = Entry(inputs, rows, key, reply, now_s)
+            queue.append(entry)
+        else:
+            entry = LargeEntry(inputs, rows, key, reply, now_s)
+            for piece in entry.cut(policy.max_batch_size):
+                queue.append(piece)
+        if deadline_s is not None and self._deadlines.add(entry, deadline_s):
+            self._watch_deadlines()
+        if not self._in_flight_batches and not self._woken:
+            # Not at once: what else arrives in this turn of the loop, off other connections, joins the batch.
+            self._woken = True
+            self._loop.call_soon(self._wake)
+        return entry
+
+    async def infer(self, inputs: Tensors, rows: int, deadline_s: float | None = None) -> Tensors:
+        """:meth:`submit`, and wait: returns the answer or raises the error. Cancelling the task cancels the request."""
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+
+        def reply(outputs: Tensors | None, error: RequestError | None) -> None:
+            if not future.done():
+                future.set_result((outputs, error))
+
+        entry = self.submit(inputs, rows, reply, deadline_s)
+        try:
+            outputs, error = await future
+        finally:
+            entry.cancel()  # does nothing unless this task was cancelled
+        if error is not None:
+            raise error
+        assert outputs is not None
+        return outputs
+
+    def _overloaded(self, rows: int, now_s: float) -> Overloaded:
+        queued = self._queue.rows
+        running_s = now_s - self._launched_s if self._in_flight_batches else 0.0
+        return Overloaded(
+            f"{self.name} has {queued} rows queued of {self.policy.max_enqueued_rows} allowed, no room for {rows} more",
+            self._drain.retry_after_s(queued, running_s),
+        )
+
+    # To the model and back
+
+    def _wake(self) -> None:
+        self._woken = False
+        self._step()
+
+    def _step(self) -> None:
+        """Do what the policy says for this moment: launch, wait, or, closing with nothing left, end."""
+        now_s = self._clock()
+        self._answer_late(now_s)
+        oldest = self._queue.oldest()
+        waited_s = now_s - oldest.arrived_s if oldest is not None else 0.0
+        step = decide(self.policy, Load(self._queue.rows, waited_s, self._in_flight_batches, self._closed is not None))
+        if step.take_rows:
+            self._launch(step.take_rows, step.reason, waited_s, now_s)
+        elif self._in_flight_batches:
+            return
+        elif oldest is None:
+            if self._closed is not None:
+                self._end()
+        elif self._wait_timer is None:
+            self._wait_timer = self._loop.call_later(max(step.wait_s, TICK_S), self._on_wait)
+
+    def _on_wait(self) -> None:
+        self._wait_timer = None
+        self._step()
+
+    def _launch(self, take_rows: int, reason: str, waited_s: float, now_s: float) -> None:
+        if self._wait_timer is not None:
+            self._wait_timer.cancel()
+            self._wait_timer = None
+        entries, full = self._queue.take(take_rows)
+        batch = Batch(entries, waited_s, "full" if full else reason)
+        self._in_flight_batches += 1
+        self._in_flight_rows += batch.rows
+        self._launched_s = now_s
+        try:
+            self._start(partial(self._work, batch))
+        except Exception as error:  # no thread to be had, for one
+            self._loop.call_soon(self._finish, batch, self._lost(batch, error), [])
+
+    def _work(self, batch: Batch) -> None:
+        """The model's thread: run the batch and send the outcomes home. Never raises."""
+        try:
+            outcomes, records = self._runner(batch)
+        except BaseException as error:
+            outcomes, records = self._lost(batch, error), []
+        try:
+            self._loop.call_soon_threadsafe(self._finish, batch, outcomes, records)
+        except RuntimeError:
+            log.debug("%s: the event loop closed during a run; nobody is left to answer", self.name)
+            self._thread.stop()
+
+    def _lost(self, batch: Batch, error: BaseException) -> list[Outcome]:
+        log.critical("%s: a batch failed in the batcher itself", self.name, exc_info=error)
+        return [(None, ModelFailed(f"{self.name} failed: {type(error).__name__}: {error}")) for _ in batch.entries]
+
+    def _finish(self, batch: Batch, outcomes: list[Outcome], records: list[BatchRecord]) -> None:
+        now_s = self._clock()
+        self._in_flight_batches -= 1
+        self._in_flight_rows -= batch.rows
+        self._drain = self._drain.after(batch.rows or 1, now_s - self._launched_s)
+        # First the next batch, then the answers to this one: the model works while they are written.
+        self._step()
+        for entry, (outputs, error) in zip(batch.entries, outcomes, strict=True):
+            try:
+                entry.answer(outputs, error)
+            except BaseException as end:
+                self._raise_later(end)
+        if self._observer is not None:
+            for record in records:
+                try:
+                    self._observer(record)
+                except Exception:
+                    log.exception("%s: the observer of batches raised", self.name)
+
+    def _raise_later(self, end: BaseException) -> None:
+        # A reply asks the process to end. That may wait for a turn of its own; the other answers may not.
+        self._loop.call_soon(_raise, end)
+
+    # Deadlines
+
+    def _watch_deadlines(self) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        next_s = self._deadlines.next_s()
+        if next_s is not None:
+            self._deadline_timer = self._loop.call_later(max(next_s - self._clock(), TICK_S), self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._answer_late(self._clock())
+        self._watch_deadlines()
+
+    def _answer_late(self, now_s: float) -> None:
+        while (entry := self._deadlines.pop(now_s)) is not None:
+            waited_s = now_s - entry.arrived_s
+            late = DeadlineExceeded(f"the deadline passed after {waited_s:.3f} s without an answer from {self.name}")
+            try:
+                entry.answer(None, late)
+            except BaseException as end:
+                self._raise_later(end)
+
+    # End
+
+    async def close(self) -> None:
+        """Refuse new requests, answer all that were taken, end the thread; returns when that is done.
+
+        May be called more than once, and cancelled: the closing goes on. It takes as long as the model does; a caller
+        in a hurry gives up waiting, and the thread, a daemon, does not keep the process alive.
+        """
+        if self._closed is None:
+            self._closed = self._loop.create_future()
+            self._step()
+        await asyncio.shield(self._closed)
+
+    def _end(self) -> None:
+        if self._ending:
+            return
+        self._ending = True
+        for timer in (self._wait_timer, self._deadline_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._thread.started:
+            # Telling is the thread's last act, so that joining it takes no time.
+            self._thread(self._tell_ended)
+            self._thread.stop()
+        else:
+            self._loop.call_soon(self._ended)
+
+    def _tell_ended(self) -> None:
+        """The model's thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._ended)
+        except RuntimeError:
+            log.debug("%s: the event loop closed before the batcher had", self.name)
+
+    def _ended(self) -> None:
+        self._thread.join()
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(None)
+
+
+def _raise(error: BaseException) -> None:
+    raise error

@@ -1,0 +1,131 @@
+"""When a batch leaves and who may queue: settings, and pure functions of values that decide.
+
+No clock is read here and nothing is remembered; times come in as seconds. A policy that learns (how long a run of so
+many rows takes, how far apart requests arrive) belongs here too: more fields in :class:`Load`, another :func:`decide`.
+Must not live here: queues, threads, timers, numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from stfs.errors import ConfigError
+
+SHORTEST_RETRY_S = 0.01
+LONGEST_RETRY_S = 60.0
+FIRST_RETRY_S = 1.0
+"""What an overloaded client is told while no batch has finished yet, so that there is no rate to go by."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """How one model's requests are gathered. Raises :class:`ConfigError`, naming field and value, if it makes no sense.
+
+    ``max_batch_size``: rows that one run may take; a larger request is split.
+    ``batch_timeout_s``: how long the first row may wait for company while the model is idle, counted from its arrival;
+    0 never waits. The timers of event loops tick in milliseconds.
+    ``max_enqueued_rows``: rows that may wait. A request that would take the queue over it is refused; one that is
+    larger by itself is taken only into an empty queue.
+    ``allowed_batch_sizes``: ascending, the last equal to ``max_batch_size``; a batch is padded up to the next of them.
+    Empty: no padding.
+    """
+
+    max_batch_size: int = 128
+    batch_timeout_s: float = 0.0
+    max_enqueued_rows: int = 10_000
+    allowed_batch_sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_rows("max_batch_size", self.max_batch_size)
+        _check_rows("max_enqueued_rows", self.max_enqueued_rows)
+        if not (math.isfinite(self.batch_timeout_s) and self.batch_timeout_s >= 0):
+            raise ConfigError(f"batch_timeout_s must be 0 or more seconds, not {self.batch_timeout_s!r}")
+        sizes = self.allowed_batch_sizes
+        for size in sizes:
+            _check_rows("allowed_batch_sizes", size)
+        if any(low >= high for low, high in pairwise(sizes)):
+            raise ConfigError(f"allowed_batch_sizes must ascend, not {sizes!r}")
+        if sizes and sizes[-1] != self.max_batch_size:
+            raise ConfigError(f"allowed_batch_sizes must end in max_batch_size ({self.max_batch_size}), not {sizes!r}")
+
+
+def _check_rows(field: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{field} must be a whole number of rows, 1 or more, not {value!r}")
+
+
+class Load(NamedTuple):
+    """What there is to decide upon, at one moment. ``oldest_wait_s`` means nothing while ``queued_rows`` is 0."""
+
+    queued_rows: int
+    oldest_wait_s: float
+    in_flight_batches: int
+    closing: bool
+
+
+class Step(NamedTuple):
+    """Run up to ``take_rows`` rows now; or, if that is 0, look again in ``wait_s`` seconds or when something happens.
+
+    ``reason`` says why the batch leaves: ``idle`` (the model is free), ``timeout`` (waited for company long enough),
+    ``drain`` (closing).
+    """
+
+    take_rows: int
+    wait_s: float
+    reason: str
+
+
+WAIT = Step(0, math.inf, "")
+
+
+def decide(policy: BatchPolicy, load: Load) -> Step:
+    """The next step: eager, one batch in flight, so that batches form while the model is busy.
+
+    Queued rows are counted over all keys: a full batch's worth of requests that cannot share one does not wait either.
+    """
+    if load.in_flight_batches or not load.queued_rows:
+        return WAIT
+    if load.closing:
+        return Step(policy.max_batch_size, 0.0, "drain")
+    if policy.batch_timeout_s and load.queued_rows < policy.max_batch_size:
+        left_s = policy.batch_timeout_s - load.oldest_wait_s
+        return Step(0, left_s, "") if left_s > 0 else Step(policy.max_batch_size, 0.0, "timeout")
+    return Step(policy.max_batch_size, 0.0, "idle")
+
+
+def admits(max_enqueued_rows: int, queued_rows: int, rows: int) -> bool:
+    """Whether ``rows`` more may join ``queued_rows``. An empty queue takes a request of any size."""
+    return not queued_rows or queued_rows + rows <= max_enqueued_rows
+
+
+def padded_rows(policy: BatchPolicy, rows: int) -> int:
+    """Rows that the model is given for a batch of ``rows`` (at most ``max_batch_size``). No rows stay no rows."""
+    sizes = policy.allowed_batch_sizes
+    return sizes[bisect_left(sizes, rows)] if sizes and rows else rows
+
+
+class Drain(NamedTuple):
+    """How fast rows have been leaving: recent batches, each a fifth less heavy than the one after it."""
+
+    rows: float = 0.0
+    busy_s: float = 0.0
+
+    def after(self, rows: int, busy_s: float) -> Drain:
+        """With one more batch, that took ``busy_s`` seconds from launch to finish, retries included."""
+        return Drain(0.8 * self.rows + rows, 0.8 * self.busy_s + busy_s)
+
+    def retry_after_s(self, queued_rows: int, running_s: float) -> float:
+        """Seconds until ``queued_rows`` will have left, if things go on as they did; between 0.01 and 60.
+
+        ``running_s`` is the age of the batch in flight, else 0. It counts as time without rows, so that the estimate
+        grows while a model hangs, at the cost of a little pessimism while it does not.
+        """
+        if not self.rows:
+            estimate_s = max(FIRST_RETRY_S, running_s)
+        else:
+            estimate_s = queued_rows * (self.busy_s + running_s) / self.rows
+        return min(max(estimate_s, SHORTEST_RETRY_S), LONGEST_RETRY_S)

@@ -1,0 +1,153 @@
+"""Requests that wait: :class:`Entry`, and :class:`Queue`, in which equal keys share a lane.
+
+Everything here belongs to the event-loop thread; the one exception is told at :attr:`Entry.answered`. Must not live
+here: clocks, timers, the decisions who may queue and when a batch leaves (``policy``), what rows look like (``batch``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Hashable
+
+from stfs.errors import RequestError
+from stfs.signature import Tensors
+
+log = logging.getLogger(__name__)
+
+Reply = Callable[[Tensors | None, RequestError | None], None]
+
+_NOTHING: Tensors = {}
+
+
+class Entry:
+    """One request, or one piece of it, with its own reply. Made by the batcher.
+
+    It is answered exactly once, or cancelled and then never. ``rows`` counts along dimension 0; ``key`` is equal for
+    entries that may share a batch; ``arrived_s`` is in seconds of the batcher's clock.
+    """
+
+    __slots__ = ("arrived_s", "inputs", "key", "queue", "reply", "rows")
+
+    def __init__(self, inputs: Tensors, rows: int, key: Hashable, reply: Reply, arrived_s: float) -> None:
+        self.inputs = inputs
+        self.rows = rows
+        self.key = key
+        self.reply: Reply | None = reply
+        self.arrived_s = arrived_s
+        self.queue: Queue | None = None
+        """The queue that holds this entry; ``None`` before, and once it is taken or out."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether nobody waits for this any more. May be read on any thread: once true it stays true."""
+        return self.reply is None
+
+    def cancel(self) -> None:
+        """Take the request back: its reply will not be called. Does nothing once it has been answered.
+
+        A queued request leaves the queue at once. One that is already in the model's hands runs to its end, since no
+        framework lets go half-way, and its result is dropped. Event-loop thread.
+        """
+        self.reply = None
+        self.inputs = _NOTHING
+        if self.queue is not None:
+            self.queue.discard(self)
+
+    def answer(self, outputs: Tensors | None, error: RequestError | None) -> None:
+        """Call the reply, unless this was answered or cancelled before. What the reply raises is logged and dropped.
+
+        ``SystemExit`` and ``KeyboardInterrupt`` are let through: they mean the whole process.
+        """
+        reply = self.reply
+        if reply is None:
+            return
+        self.reply = None
+        # The caller, or the table of deadlines, may hold this entry for long; a batch in flight has its own list of
+        # inputs, so nothing that is still needed goes with these.
+        self.inputs = _NOTHING
+        if self.queue is not None:
+            self.queue.discard(self)
+        try:
+            reply(outputs, error)
+        except Exception:
+            log.exception("a reply raised; its request counts as answered")
+
+
+class Queue:
+    """Entries in order of arrival. An entry without rows counts as one row here, so that no bound on rows overlooks it.
+
+    Each key has a lane; the oldest entry of all says whose turn it is, so no key can keep another waiting for ever.
+    Entries that are taken or discarded are marked, and swept out of both orders as they come to the front or, if many
+    gather, all at once: a step costs amortised constant time whatever the number of keys and of cancellations.
+    """
+
+    __slots__ = ("_lanes", "_order", "_sweep_at", "rows")
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._order: deque[Entry] = deque()
+        self._lanes: dict[Hashable, deque[Entry]] = {}
+        self._sweep_at = 1024
+
+    def append(self, entry: Entry) -> None:
+        """Let ``entry`` wait. The caller has asked ``policy.admits`` whether it may."""
+        if len(self._order) >= self._sweep_at:
+            self._sweep()
+        entry.queue = self
+        self.rows += entry.rows or 1
+        self._order.append(entry)
+        lane = self._lanes.get(entry.key)
+        if lane is None:
+            self._lanes[entry.key] = deque((entry,))
+        else:
+            lane.append(entry)
+
+    def oldest(self) -> Entry | None:
+        """The entry that has waited longest; it stays where it is."""
+        order = self._order
+        while order:
+            if order[0].queue is not None:
+                return order[0]
+            order.popleft()
+        return None
+
+    def take(self, limit_rows: int) -> tuple[list[Entry], bool]:
+        """The oldest entry and those of its key that follow, whole and in order, up to ``limit_rows`` rows in all.
+
+        It stops at the first that does not fit, so that equals are never reordered. The first entry is taken whatever
+        its size. The flag is true if the batch is full: it has its rows, or the next entry was too large for the rest.
+        """
+        oldest = self.oldest()
+        if oldest is None:
+            return [], False
+        lane = self._lanes[oldest.key]
+        taken: list[Entry] = []
+        rows = 0
+        while lane:
+            entry = lane[0]
+            if entry.queue is not None:
+                more = rows + (entry.rows or 1)
+                if taken and more > limit_rows:
+                    break
+                rows = more
+                entry.queue = None
+                taken.append(entry)
+            lane.popleft()
+        full = bool(lane) or rows >= limit_rows
+        if not lane:
+            del self._lanes[oldest.key]
+        self.rows -= rows
+        return taken, full
+
+    def discard(self, entry: Entry) -> None:
+        """Take out an entry that this queue holds; it will not be run."""
+        entry.queue = None
+        self.rows -= entry.rows or 1
+
+    def _sweep(self) -> None:
+        self._order = deque(entry for entry in self._order if entry.queue is not None)
+        self._lanes = {}
+        for entry in self._order:
+            self._lanes.setdefault(entry.key, deque()).append(entry)
+        self._sweep_at = max(1024, 2 * len(self._order))

@@ -1,0 +1,177 @@
+"""Runs one batch on the model's thread so that only the guilty fail. Blocking; never raises.
+
+A batch that fails is retried in halves, left before right, until the bad request stands alone: it gets the error, its
+neighbours their answers. Every request that fails has been run by itself. With n requests this costs at most 2n - 2
+extra runs, and about 2 log2(n) for one bad request. A model that fails whatever it is given shows by log2(n) + 2
+failures without one success: from there on requests run one by one, so that a hopeless batch costs at most
+n + log2(n) + 2 runs and about three times its rows, whatever n. Requests that were answered meanwhile (cancelled, or
+past their deadline) are not run again.
+
+Must not live here: the event loop, queues, replies.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+from stfs.batcher.batch import merge, split
+from stfs.batcher.policy import BatchPolicy, padded_rows
+from stfs.batcher.queue import Entry
+from stfs.errors import InvalidRequest, ModelFailed, RequestError
+from stfs.signature import Tensors
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[Tensors], Tensors]
+Outcome = tuple[Tensors | None, RequestError | None]
+"""What one entry is to be told; ``(None, None)`` for one that nobody waits for any more."""
+
+_UNHEARD: Outcome = (None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """One run of the model. ``rows`` without padding, ``padded_rows`` with it; times in seconds.
+
+    ``queue_wait_s``: how long the oldest of the batch's requests had waited when the batch left. ``run_s``: the time in
+    the model, with stacking and cutting. ``reason``: ``full``, ``idle``, ``timeout``, ``drain``, or ``retry`` for a
+    part of a batch that failed. Where rows do not stack, a request counts as one row.
+    """
+
+    rows: int
+    padded_rows: int
+    requests: int
+    queue_wait_s: float
+    run_s: float
+    reason: str
+    failed: bool
+
+
+class Batch:
+    """Entries that leave together. ``requests`` are their inputs: kept here, since an answered entry drops its own."""
+
+    __slots__ = ("entries", "queue_wait_s", "reason", "requests", "rows")
+
+    def __init__(self, entries: list[Entry], queue_wait_s: float, reason: str) -> None:
+        self.entries = entries
+        self.requests = [entry.inputs for entry in entries]
+        self.rows = sum([entry.rows for entry in entries])
+        self.queue_wait_s = queue_wait_s
+        self.reason = reason
+
+
+class Runner:
+    """How one model runs its batches. Stateless between batches.
+
+    ``run`` takes the stacked inputs and gives outputs of as many rows. With ``merge`` false it takes and gives tensors
+    of any rank, one request at a time. ``clock`` must be fit for any thread.
+    """
+
+    __slots__ = ("_clock", "_merge", "_name", "_policy", "_run")
+
+    def __init__(self, run: Run, policy: BatchPolicy, name: str, merge: bool, clock: Callable[[], float]) -> None:
+        self._run = run
+        self._policy = policy
+        self._name = name
+        self._merge = merge
+        self._clock = clock
+
+    def __call__(self, batch: Batch) -> tuple[list[Outcome], list[BatchRecord]]:
+        """One outcome for each entry, in order, and one record for each run of the model. The model's thread."""
+        records: list[BatchRecord] = []
+        answers, error = self._attempt(batch, range(len(batch.entries)), batch.reason, records)
+        if error is None:
+            return list(zip(answers, repeat(None))), records
+        if len(batch.entries) == 1:
+            outcomes: list[Outcome] = [(None, self._explain(error, batch.entries[0]))]
+        else:
+            outcomes = self._find_guilty(batch, records)
+        self._log_failures(outcomes)
+        return outcomes, records
+
+    def _find_guilty(self, batch: Batch, records: list[BatchRecord]) -> list[Outcome]:
+        """Retry a batch that failed as a whole, as this module's docstring tells."""
+        everyone = range(len(batch.entries))
+        outcomes = [_UNHEARD] * len(everyone)
+        patience = len(everyone).bit_length() + 1
+        barren = 1  # failures in a row, the whole batch's being the first
+        todo = _halves(everyone)
+        while todo:
+            part = [i for i in todo.pop() if not batch.entries[i].answered]
+            if not part:
+                continue
+            if len(part) > 1 and barren >= patience:
+                todo += [[i] for i in reversed(part)]
+                continue
+            answers, error = self._attempt(batch, part, "retry", records)
+            if error is None:
+                barren = 0
+                for i, answer in zip(part, answers, strict=True):
+                    outcomes[i] = (answer, None)
+                continue
+            barren += 1
+            if len(part) > 1:
+                todo += _halves(part)
+            else:
+                outcomes[part[0]] = (None, self._explain(error, batch.entries[part[0]]))
+        return outcomes
+
+    def _attempt(
+        self, batch: Batch, part: Sequence[int], reason: str, records: list[BatchRecord]
+    ) -> tuple[list[Tensors], BaseException | None]:
+        """Run the model once. Any exception is returned, even those that mean to end a process.
+
+        ``SystemExit`` from a model must not end the thread that others' answers come from, and ``MemoryError`` is
+        what halves are good for.
+        """
+        entries, requests = batch.entries, batch.requests
+        if len(part) != len(entries):
+            entries = [entries[i] for i in part]
+            requests = [requests[i] for i in part]
+        counts = [entry.rows for entry in entries]
+        rows = padded = sum(counts)
+        answers: list[Tensors] = []
+        failure: BaseException | None = None
+        start_s = self._clock()
+        try:
+            if self._merge:
+                padded = padded_rows(self._policy, rows)
+                answers = split(self._run(merge(requests, rows, padded)), counts, padded)
+            else:
+                answers = [self._run(requests[0])]
+        except BaseException as error:
+            failure = error
+        run_s = self._clock() - start_s
+        failed = failure is not None
+        records.append(BatchRecord(rows, padded, len(entries), batch.queue_wait_s, run_s, reason, failed))
+        return answers, failure
+
+    def _explain(self, error: BaseException, entry: Entry) -> RequestError:
+        """The error as its request is told: what is typed for clients as it is, all else as :class:`ModelFailed`."""
+        if isinstance(error, RequestError):
+            return error
+        first_line = next(iter(str(error).splitlines()), "")
+        problem = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+        told: RequestError
+        if self._merge and entry.rows == 0:
+            told = InvalidRequest(f"{self._name} cannot run on zero rows ({problem})")
+        else:
+            told = ModelFailed(f"{self._name} failed: {problem}")
+        told.__cause__ = error
+        return told
+
+    def _log_failures(self, outcomes: list[Outcome]) -> None:
+        """One message a batch, with one traceback: a hopeless model fails many requests the same way."""
+        failed = [error for _, error in outcomes if isinstance(error, ModelFailed)]
+        if failed:
+            cause = failed[0].__cause__ or failed[0]
+            log.error("%s: %d of a batch of %d requests failed", self._name, len(failed), len(outcomes), exc_info=cause)
+
+
+def _halves(part: Sequence[int]) -> list[Sequence[int]]:
+    """The right half and the left one: to be popped left first."""
+    middle = len(part) // 2
+    return [part[middle:], part[:middle]]

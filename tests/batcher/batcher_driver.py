@@ -1,0 +1,163 @@
+"""A batcher without threads or time: a test says when the loop turns, when the model works and what the clock shows."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Callable, Coroutine
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from stfs.batcher.batcher import Batcher, BatchRecord
+from stfs.batcher.policy import BatchPolicy
+from stfs.batcher.queue import Entry
+from stfs.errors import RequestError
+from stfs.signature import Tensors
+
+
+class FakeTimer:
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class FakeLoop:
+    """As much of an event loop as a batcher uses. Never runs anything unless told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.ready: deque[Callable[[], None]] = deque()
+        self._timers: list[tuple[float, int, FakeTimer]] = []
+        self._numbers = count()
+
+    def get_debug(self) -> bool:
+        return False
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=self)
+
+    def call_soon(self, call: Callable[..., None], *args: Any, context: Any = None) -> None:
+        self.ready.append(lambda: call(*args))
+
+    call_soon_threadsafe = call_soon
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> FakeTimer:
+        assert delay_s > 0
+        timer = FakeTimer(call)
+        heapq.heappush(self._timers, (self.now_s + delay_s, next(self._numbers), timer))
+        return timer
+
+    def turn(self) -> None:
+        """What is ready now; what that makes ready has to wait for the next turn."""
+        for _ in range(len(self.ready)):
+            self.ready.popleft()()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, firing each timer at its time."""
+        end_s = self.now_s + seconds
+        while self._timers and self._timers[0][0] <= end_s:
+            due_s, _, timer = heapq.heappop(self._timers)
+            self.now_s = max(self.now_s, due_s)
+            if timer.call is not None:
+                timer.call()
+        self.now_s = end_s
+
+    @property
+    def armed(self) -> int:
+        return sum(timer.call is not None for _, _, timer in self._timers)
+
+
+class Asked:
+    """A request and all that it was told."""
+
+    def __init__(self, inputs: Tensors) -> None:
+        self.inputs = inputs
+        self.told: list[tuple[Tensors | None, RequestError | None]] = []
+        self.entry: Entry | None = None
+
+    def __call__(self, outputs: Tensors | None, error: RequestError | None) -> None:
+        self.told.append((outputs, error))
+
+    @property
+    def outputs(self) -> Tensors:
+        ((outputs, error),) = self.told
+        assert error is None
+        assert outputs is not None
+        return outputs
+
+    @property
+    def error(self) -> RequestError:
+        ((outputs, error),) = self.told
+        assert outputs is None
+        assert error is not None
+        return error
+
+
+class Driver:
+    """A batcher over ``run``, driven by hand. ``batches`` holds the inputs of every run, ``records`` what was observed."""
+
+    def __init__(
+        self, run: Callable[[Tensors], Tensors], policy: BatchPolicy | None = None, merge: bool = True
+    ) -> None:
+        self.loop = FakeLoop()
+        self.jobs: deque[Callable[[], None]] = deque()
+        self.batches: list[Tensors] = []
+        self.records: list[BatchRecord] = []
+        self.run = run
+        self.batcher = Batcher(
+            self._run,
+            policy or BatchPolicy(),
+            name="m/1",
+            merge=merge,
+            loop=self.loop,  # type: ignore[arg-type]
+            clock=lambda: self.loop.now_s,
+            observer=self.records.append,
+            start=self.jobs.append,
+        )
+
+    def _run(self, inputs: Tensors) -> Tensors:
+        self.batches.append(inputs)
+        return self.run(inputs)
+
+    def ask(self, rows: Any, deadline_s: float | None = None) -> Asked:
+        """Submit rows (anything that makes an array) as input ``x``; ``deadline_s`` counts from now."""
+        array = rows if isinstance(rows, np.ndarray) else np.array(rows, np.float64)
+        asked = Asked({"x": array})
+        due_s = None if deadline_s is None else self.loop.now_s + deadline_s
+        asked.entry = self.batcher.submit(asked.inputs, len(array) if array.ndim else 1, asked, due_s)
+        return asked
+
+    def work(self) -> None:
+        """Let the model work off one batch; its outcome waits for the loop."""
+        self.jobs.popleft()()
+
+    def settle(self) -> None:
+        """Turn the loop and let the model work until there is nothing to do."""
+        while self.loop.ready or self.jobs:
+            self.loop.turn()
+            if self.jobs:
+                self.work()
+
+    def close(self) -> Coroutine[Any, Any, None]:
+        """Begin to close; :meth:`closed` tells whether it is done."""
+        closing = self.batcher.close()
+        try:
+            closing.send(None)
+        except StopIteration:
+            raise AssertionError("closing takes at least one turn of the loop") from None
+        return closing
+
+    @staticmethod
+    def closed(closing: Coroutine[Any, Any, None]) -> bool:
+        try:
+            closing.send(None)
+        except StopIteration:
+            return True
+        except RuntimeError:  # "await wasn't used with future": it still waits
+            return False
+        return False
