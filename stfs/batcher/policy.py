@@ -19,6 +19,8 @@ SHORTEST_RETRY_S = 0.01
 LONGEST_RETRY_S = 60.0
 FIRST_RETRY_S = 1.0
 """What an overloaded client is told while no batch has finished yet, so that there is no rate to go by."""
+ROUNDING_S = 1e-6
+"""A timer that fires early by less than this is on time; sums of floats are that inexact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def decide(policy: BatchPolicy, load: Load) -> Step:
         return Step(policy.max_batch_size, 0.0, "drain")
     if policy.batch_timeout_s and load.queued_rows < policy.max_batch_size:
         left_s = policy.batch_timeout_s - load.oldest_wait_s
-        return Step(0, left_s, "") if left_s > 0 else Step(policy.max_batch_size, 0.0, "timeout")
+        return Step(0, left_s, "") if left_s > ROUNDING_S else Step(policy.max_batch_size, 0.0, "timeout")
     return Step(policy.max_batch_size, 0.0, "idle")
 
 

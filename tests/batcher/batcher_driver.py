@@ -99,7 +99,7 @@ class Asked:
 
 
 class Driver:
-    """A batcher over ``run``, driven by hand. ``batches`` holds the inputs of every run, ``records`` what was observed."""
+    """A batcher over ``run``, driven by hand. ``batches`` holds the inputs of every run, ``records`` one for each."""
 
     def __init__(
         self, run: Callable[[Tensors], Tensors], policy: BatchPolicy | None = None, merge: bool = True
@@ -109,6 +109,7 @@ class Driver:
         self.batches: list[Tensors] = []
         self.records: list[BatchRecord] = []
         self.run = run
+        self._closings: list[Coroutine[Any, Any, None]] = []
         self.batcher = Batcher(
             self._run,
             policy or BatchPolicy(),
@@ -143,21 +144,9 @@ class Driver:
             if self.jobs:
                 self.work()
 
-    def close(self) -> Coroutine[Any, Any, None]:
-        """Begin to close; :meth:`closed` tells whether it is done."""
+    def close(self) -> asyncio.Future[None]:
+        """Begin to close; the future is done when a caller that waits would go on."""
         closing = self.batcher.close()
-        try:
-            closing.send(None)
-        except StopIteration:
-            raise AssertionError("closing takes at least one turn of the loop") from None
-        return closing
-
-    @staticmethod
-    def closed(closing: Coroutine[Any, Any, None]) -> bool:
-        try:
-            closing.send(None)
-        except StopIteration:
-            return True
-        except RuntimeError:  # "await wasn't used with future": it still waits
-            return False
-        return False
+        self._closings.append(closing)  # the collector would take an unfinished one for cancelled
+        waited_for: asyncio.Future[None] = closing.send(None)
+        return waited_for
