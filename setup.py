@@ -1,16 +1,23 @@
 """Builds the one extension module. Everything else is said in pyproject.toml.
 
 The extension is optional: where no C++ compiler is found the package installs without it, and the Python twin in
-``stfs/codec.py`` does the same work more slowly (the server says so once when it starts).
+``stfs/codec_py`` does the same work more slowly (the server says so once when it starts).
 """
 
+from pathlib import Path
+
+import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+
+headers = sorted(str(path) for path in Path("stfs/native").glob("*.hpp"))
 
 fastjson = Extension(
     "stfs._fastjson",
     sources=["stfs/_fastjson.pyx"],
-    include_dirs=["stfs/native"],
+    depends=headers,
+    include_dirs=["stfs/native", numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
     language="c++",
     extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden"],
     optional=True,

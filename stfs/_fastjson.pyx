@@ -1,0 +1,652 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=False
+# distutils: language=c++
+"""JSON text to numpy arrays and back, compiled. Same names, results and errors as ``codec_py``.
+
+Owns the policies above the C++ core in ``native/``: where numbers are written and how that memory grows, when the
+interpreter lock is let go, which Python error a fault becomes. The words of the errors are ``codec_py.text``'s.
+Imported by ``codec.py`` only.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_Occurred
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
+
+cimport numpy as cnp
+
+import numpy as np
+
+from stfs.codec_py.text import (
+    not_integer,
+    out_of_range,
+    too_few,
+    too_many,
+    unexpected,
+    unsupported_dtype,
+    wrong_kind,
+)
+from stfs.codec_py.write import unsupported_dtype as unwritable_dtype
+from stfs.codec_py.write import unsupported_element
+from stfs.errors import BadElement, MalformedJson
+
+cnp.import_array()
+
+cdef extern from "scanner.hpp" namespace "stfs" nogil:
+    cdef enum Fault "stfs::Fault":
+        FULL "stfs::FULL"
+        PYTHON_ERROR "stfs::PYTHON_ERROR"
+        UNEXPECTED "stfs::UNEXPECTED"
+        SYNTAX "stfs::SYNTAX"
+        WRONG_KIND "stfs::WRONG_KIND"
+        NOT_INTEGER "stfs::NOT_INTEGER"
+        OUT_OF_RANGE "stfs::OUT_OF_RANGE"
+        TOO_FEW "stfs::TOO_FEW"
+        TOO_MANY "stfs::TOO_MANY"
+    cdef enum Kind "stfs::Kind":
+        KIND_OBJECT "stfs::OBJECT"
+        KIND_ARRAY "stfs::ARRAY"
+        KIND_STRING "stfs::STRING"
+        KIND_NUMBER "stfs::NUMBER"
+        KIND_BOOL "stfs::BOOL"
+        KIND_NULL "stfs::NULL_"
+        KIND_BAD "stfs::BAD"
+    cdef struct Error:
+        Fault fault
+        const char* what
+        const char* found
+        const char* at
+        const char* end
+        int64_t have
+        int64_t want
+        int depth
+    cdef struct StringToken:
+        const char* start
+        const char* stop
+        bint escaped
+    cdef struct NumberToken:
+        const char* start
+        const char* stop
+        uint64_t mantissa
+        int64_t digits
+        bint negative
+        bint integral
+    cdef cppclass Scanner:
+        const char* begin
+        const char* end
+        Error error
+        const char* space(const char*)
+        bint at(const char*, char)
+        void* unexpected(const char*, const char*)
+        bint at_minus_infinity(const char*)
+        Kind kind(const char*)
+        const char* string(const char*, StringToken&)
+        const char* number(const char*, NumberToken&)
+        const char* key(const char*, StringToken&)
+        const char* skip(const char*)
+    size_t unescape(const StringToken&, char*)
+
+cdef extern from "number.hpp" namespace "stfs" nogil:
+    double to_double(const NumberToken&)
+
+cdef extern from "tensor.hpp" namespace "stfs" nogil:
+    cdef enum Dtype "stfs::Dtype":
+        F16 "stfs::F16"
+        F32 "stfs::F32"
+        F64 "stfs::F64"
+        I8 "stfs::I8"
+        I16 "stfs::I16"
+        I32 "stfs::I32"
+        I64 "stfs::I64"
+        U8 "stfs::U8"
+        U16 "stfs::U16"
+        U32 "stfs::U32"
+        U64 "stfs::U64"
+        B8 "stfs::B8"
+        STR "stfs::STR"
+    cdef cppclass Nest:
+        Nest()
+        Nest(int)
+        int base
+        int rank
+        int64_t filled
+        int64_t count[33]
+        int64_t size[33]
+    const char* parse(Dtype, Scanner&, const char*, Nest&, void*, int64_t, bint)
+
+cdef extern from "encode.hpp" namespace "stfs":
+    cdef cppclass Out:
+        Out()
+        const char* data()
+        size_t size()
+        void put(const char*, size_t) except +
+    bint write_array(Out&, Dtype, const char*&, const Py_ssize_t*, int, bint, bint) except +
+    bint write_array_nogil "write_array"(
+        Out&, Dtype, const char*&, const Py_ssize_t*, int, bint, bint
+    ) except + nogil
+    bint write_string(Out&, const char*, size_t) except +
+
+
+cdef enum:
+    # 4 KiB on the stack take a small tensor without asking for memory before its size is known.
+    SCRATCH_WORDS = 512
+    # Below this many elements, letting the interpreter lock go costs more than it gives.
+    UNLOCKED_ELEMENTS = 1024
+
+
+# -- dtypes
+
+cdef int dtype_code(cnp.dtype dtype) except -2:
+    """The core's name for a dtype; -1 if it has none."""
+    cdef char kind = dtype.kind
+    cdef Py_ssize_t itemsize = dtype.itemsize
+    if not cnp.PyArray_ISNBO(dtype.byteorder):
+        return -1
+    if kind == c"f":
+        return F16 if itemsize == 2 else F32 if itemsize == 4 else F64 if itemsize == 8 else -1
+    if kind == c"i":
+        return I8 if itemsize == 1 else I16 if itemsize == 2 else I32 if itemsize == 4 else I64
+    if kind == c"u":
+        return U8 if itemsize == 1 else U16 if itemsize == 2 else U32 if itemsize == 4 else U64
+    if kind == c"b":
+        return B8
+    return STR if kind == c"O" else -1
+
+
+cdef int readable_dtype(cnp.dtype dtype) except -1:
+    cdef int code = dtype_code(dtype)
+    if code < 0:
+        raise unsupported_dtype(dtype)
+    return code
+
+
+# -- faults
+
+cdef bytes head(Scanner& s, const char* p):
+    return p[:min(3, s.end - p)]
+
+
+cdef tuple path_of(Nest* nest, int depth):
+    return tuple([nest.count[i] for i in range(depth)])
+
+
+cdef object malformed(Scanner& s):
+    cdef Error* e = &s.error
+    if e.fault == UNEXPECTED:
+        return unexpected(e.what.decode(), head(s, e.at), e.at - s.begin)
+    return MalformedJson(e.what.decode(), e.at - s.begin)
+
+
+cdef int fail(Scanner& s, Nest* nest, cnp.dtype dtype) except -1:
+    """Raise what a tensor that does not read has to say."""
+    if s.error.fault == PYTHON_ERROR:
+        return -1  # already set
+    raise element_fault(s, nest, dtype)
+
+
+cdef object element_fault(Scanner& s, Nest* nest, cnp.dtype dtype):
+    cdef Error* e = &s.error
+    cdef Py_ssize_t offset = e.at - s.begin
+    if e.fault == UNEXPECTED or e.fault == SYNTAX:
+        return malformed(s)
+    path = path_of(nest, e.depth)
+    if e.fault == WRONG_KIND:
+        return wrong_kind(e.what.decode(), e.found.decode(), offset, path)
+    if e.fault == NOT_INTEGER:
+        return not_integer(e.at[:e.end - e.at], offset, path)
+    if e.fault == OUT_OF_RANGE:
+        return out_of_range(e.at[:e.end - e.at], dtype, offset, path)
+    if e.fault == TOO_FEW:
+        return too_few(e.have, e.want, offset, path)
+    if e.fault == TOO_MANY:
+        return too_many(e.want, offset, path)
+    return BadElement(e.what.decode(), offset, path)
+
+
+# -- memory for elements
+
+cdef void drop_objects(PyObject** objects, int64_t count) noexcept:
+    for i in range(count):
+        Py_DECREF(<object>objects[i])
+
+
+cdef class Column:
+    """See ``codec_py.read.Column``."""
+
+    cdef cnp.dtype dtype
+    cdef int code
+    cdef bint integral_floats
+    cdef Nest nest
+    cdef char* data
+    cdef int64_t capacity
+    cdef Py_ssize_t itemsize
+
+    def __cinit__(self, dtype, *, bint integral_floats=False):
+        self.dtype = np.dtype(dtype)
+        self.code = readable_dtype(self.dtype)
+        self.integral_floats = integral_floats
+        self.nest = Nest(1)
+        self.itemsize = self.dtype.itemsize
+
+    def __dealloc__(self):
+        if self.data != NULL and self.code == STR:
+            drop_objects(<PyObject**>self.data, self.nest.filled)
+        free(self.data)
+
+    def __len__(self):
+        return self.nest.count[0]
+
+    def array(self):
+        cdef cnp.npy_intp shape[33]
+        cdef int ndim = max(1, self.nest.rank)
+        shape[0] = self.nest.count[0]
+        for i in range(1, ndim):
+            shape[i] = self.nest.size[i]
+        return new_array(ndim, shape, self.dtype, self.code, self.data, self.nest.filled, False)
+
+    cdef int grow(self) except -1:
+        cdef int64_t capacity = max(64, 2 * self.capacity)
+        cdef char* data = <char*>realloc(self.data, capacity * self.itemsize)
+        if data == NULL:
+            raise MemoryError
+        self.data = data
+        self.capacity = capacity
+        return 0
+
+
+cdef object new_array(
+    int ndim, cnp.npy_intp* shape, cnp.dtype dtype, int code, const char* data, int64_t count, bint give_references
+):
+    """A new array of these elements; with ``give_references`` it takes over the objects' references."""
+    cdef cnp.ndarray array = cnp.PyArray_EMPTY(ndim, shape, dtype.num, 0)
+    cdef PyObject** old = <PyObject**>cnp.PyArray_DATA(array)
+    cdef PyObject** new = <PyObject**>data
+    if code != STR:
+        memcpy(cnp.PyArray_DATA(array), data, count * dtype.itemsize)
+        return array
+    for i in range(count):
+        if not give_references:
+            Py_INCREF(<object>new[i])
+        if old[i] != NULL:
+            Py_DECREF(<object>old[i])
+        old[i] = new[i]
+    return array
+
+
+# -- the cursor
+
+KINDS = ("object", "array", "string", "number", "bool", "null")
+
+
+@cython.final
+@cython.freelist(8)
+cdef class Reader:
+    """See ``codec_py.read.Reader``. Large tensors are read with the interpreter lock released."""
+
+    cdef Py_buffer view
+    cdef bint held
+    cdef Scanner s
+    cdef const char* p
+    cdef bint fresh
+
+    def __cinit__(self, body):
+        PyObject_GetBuffer(body, &self.view, PyBUF_SIMPLE)
+        self.held = True
+        self.s.begin = <const char*>self.view.buf
+        self.s.end = self.s.begin + self.view.len
+        self.p = self.s.begin
+        self.fresh = False
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
+
+    @property
+    def position(self):
+        return self.p - self.s.begin
+
+    def seek(self, Py_ssize_t position):
+        if not 0 <= position <= self.s.end - self.s.begin:
+            raise ValueError(f"position {position} is outside a body of {self.s.end - self.s.begin} bytes")
+        cdef const char* q = self.s.begin + position
+        self.p = q
+        while q > self.s.begin and (q - 1)[0] in b" \n\r\t":
+            q -= 1
+        self.fresh = q > self.s.begin and (q - 1)[0] in b"[{"
+
+    def kind(self):
+        cdef Kind kind = self.s.kind(self.s.space(self.p))
+        if kind == KIND_BAD:
+            raise malformed(self.s)
+        return KINDS[<int>kind]
+
+    def enter_object(self):
+        self.enter(c"{", b"'{'")
+
+    def enter_array(self):
+        self.enter(c"[", b"'['")
+
+    def next_key(self):
+        cdef StringToken token
+        cdef const char* q = self.next(c"}", b"',' or '}'")
+        if q == NULL:
+            return None
+        q = self.s.key(q, token)
+        if q == NULL:
+            raise malformed(self.s)
+        key = decode_string(token)
+        self.p = q
+        self.fresh = False
+        return key
+
+    def next_item(self):
+        cdef const char* q = self.next(c"]", b"',' or ']'")
+        if q == NULL:
+            return False
+        self.p = q
+        self.fresh = False
+        return True
+
+    def value(self):
+        cdef const char* p = self.s.space(self.p)
+        cdef const char* q = self.s.skip(p)
+        if q == NULL:
+            raise malformed(self.s)
+        made = build(self.s, &p)
+        self.p = q
+        self.fresh = False
+        return made
+
+    def skip(self):
+        cdef const char* q = self.s.skip(self.s.space(self.p))
+        if q == NULL:
+            raise malformed(self.s)
+        self.p = q
+        self.fresh = False
+
+    def tensor(self, dtype, *, bint integral_floats=False):
+        cdef cnp.dtype descr = dtype if isinstance(dtype, cnp.dtype) else np.dtype(dtype)
+        cdef Dtype code = <Dtype>readable_dtype(descr)
+        cdef Nest nest
+        cdef double scratch[SCRATCH_WORDS]
+        cdef const char* q = self.s.space(self.p)
+        cdef const char* first = q
+        if code == STR:
+            return self.strings(descr)
+        q = parse(code, self.s, q, nest, scratch, 8 * SCRATCH_WORDS // descr.itemsize, integral_floats)
+        if q != NULL:
+            made = new_array(max(0, nest.rank), shape_of(&nest), descr, code, <char*>scratch, nest.filled, False)
+        elif self.s.error.fault != FULL:
+            fail(self.s, &nest, descr)
+        else:
+            made = self.large(descr, code, &nest, first, <char*>scratch, integral_floats)
+            q = self.s.error.at
+        self.p = q
+        self.fresh = False
+        return made
+
+    def append(self, Column column not None):
+        cdef Nest* nest = &column.nest
+        cdef const char* q = self.s.space(self.p)
+        while True:
+            q = parse(
+                <Dtype>column.code, self.s, q, nest[0], column.data, column.capacity, column.integral_floats
+            )
+            if q != NULL:
+                break
+            if self.s.error.fault != FULL:
+                fail(self.s, nest, column.dtype)
+            q = self.s.error.at
+            column.grow()
+        nest.count[0] += 1
+        self.p = q
+        self.fresh = False
+
+    def end(self):
+        cdef const char* q = self.s.space(self.p)
+        if q != self.s.end:
+            self.s.unexpected(b"the end of the body", q)
+            raise malformed(self.s)
+        self.p = q
+
+    cdef int enter(self, char bracket, const char* wanted) except -1:
+        cdef const char* q = self.s.space(self.p)
+        if not self.s.at(q, bracket):
+            self.s.unexpected(wanted, q)
+            raise malformed(self.s)
+        self.p = q + 1
+        self.fresh = True
+        return 0
+
+    cdef const char* next(self, char close, const char* wanted) except? NULL:
+        """Past the comma, if one is due, to the next member; NULL if the container has ended and is left."""
+        cdef const char* q = self.s.space(self.p)
+        if self.s.at(q, close):
+            self.p = q + 1
+            self.fresh = False
+            return NULL
+        if not self.fresh:
+            if not self.s.at(q, c","):
+                self.s.unexpected(wanted, q)
+                raise malformed(self.s)
+            q = self.s.space(q + 1)
+        return q
+
+    cdef object large(
+        self, cnp.dtype dtype, Dtype code, Nest* nest, const char* first, char* scratch, bint integral_floats
+    ):
+        """Go on with a tensor that has filled the scratch; its end is left in ``error.at``."""
+        cdef const char* q = self.s.error.at
+        cdef Py_ssize_t itemsize = dtype.itemsize
+        cdef const char* data = scratch
+        cdef void* destination
+        cdef cnp.npy_intp capacity
+        cdef cnp.ndarray array = None, grown
+        while True:
+            # By the bytes that an element has taken so far; at the most one for every two bytes that are left. Memory
+            # that is asked for and not touched costs next to nothing, and is given back in place.
+            capacity = <cnp.npy_intp>(1.1 * nest.filled * <double>(self.s.end - first) / <double>(q - first)) + 64
+            if array is not None:
+                capacity = max(capacity, 2 * nest.filled)
+            capacity = min(capacity, nest.filled + (self.s.end - q) // 2 + 1)
+            grown = cnp.PyArray_EMPTY(1, &capacity, dtype.num, 0)
+            destination = cnp.PyArray_DATA(grown)
+            memcpy(destination, data, nest.filled * itemsize)
+            array = grown
+            data = <const char*>destination
+            with nogil:
+                q = parse(code, self.s, q, nest[0], destination, capacity, integral_floats)
+            if q != NULL:
+                break
+            if self.s.error.fault != FULL:
+                fail(self.s, nest, dtype)
+            q = self.s.error.at
+        array.resize([nest.size[i] for i in range(nest.rank)], refcheck=False)
+        self.s.error.at = q
+        return array
+
+    cdef object strings(self, cnp.dtype dtype):
+        cdef Column column = Column(dtype)
+        cdef Nest* nest = &column.nest
+        nest[0] = Nest(0)
+        cdef const char* q = self.s.space(self.p)
+        while True:
+            q = parse(STR, self.s, q, nest[0], column.data, column.capacity, False)
+            if q != NULL:
+                break
+            if self.s.error.fault != FULL:
+                fail(self.s, nest, dtype)
+            q = self.s.error.at
+            column.grow()
+        made = new_array(nest.rank, shape_of(nest), dtype, STR, column.data, nest.filled, True)
+        nest.filled = 0
+        self.p = q
+        self.fresh = False
+        return made
+
+
+cdef cnp.npy_intp* shape_of(Nest* nest) noexcept:
+    return <cnp.npy_intp*>&nest.size[0]
+
+
+# -- any value
+
+cdef str decode_string(const StringToken& token):
+    cdef Py_ssize_t length = token.stop - token.start
+    cdef bytes plain
+    if not token.escaped:
+        return PyUnicode_DecodeUTF8(token.start, length, NULL)
+    plain = PyBytes_FromStringAndSize(NULL, length)
+    length = unescape(token, PyBytes_AS_STRING(plain))
+    return PyUnicode_DecodeUTF8(PyBytes_AS_STRING(plain), length, NULL)
+
+
+cdef object build(Scanner& s, const char** at):
+    """The value at ``at``, which has been checked; moves ``at`` past it."""
+    cdef const char* p = at[0]
+    cdef char c = p[0]
+    cdef StringToken text
+    cdef NumberToken number
+    if c == c'"':
+        at[0] = s.string(p, text)
+        return decode_string(text)
+    if c == c"{":
+        members = {}
+        p = s.space(p + 1)
+        while p[0] != c"}":
+            p = s.key(p, text)
+            key = decode_string(text)
+            members[key] = build(s, &p)
+            p = s.space(p)
+            if p[0] == c",":
+                p = s.space(p + 1)
+        at[0] = p + 1
+        return members
+    if c == c"[":
+        items = []
+        p = s.space(p + 1)
+        while p[0] != c"]":
+            items.append(build(s, &p))
+            p = s.space(p)
+            if p[0] == c",":
+                p = s.space(p + 1)
+        at[0] = p + 1
+        return items
+    if c in b"tfnNI" or s.at_minus_infinity(p):
+        at[0] = p + (5 if c == c"f" else 3 if c == c"N" else 8 if c == c"I" else 9 if c == c"-" else 4)
+        return {
+            c"t": True, c"f": False, c"n": None, c"N": float("nan"), c"I": float("inf"), c"-": float("-inf")
+        }[c]
+    at[0] = s.number(p, number)
+    if not number.integral:
+        return to_double(number)
+    if number.digits <= 18:
+        return -<int64_t>number.mantissa if number.negative else <int64_t>number.mantissa
+    return int(p[:number.stop - p])
+
+
+# -- the way back
+
+cdef class Prepared:
+    """An array made ready for the core: contiguous, native, of a dtype that it writes."""
+
+    cdef cnp.ndarray array
+    cdef int code
+    cdef const char* data
+    cdef const cnp.npy_intp* shape
+    cdef int ndim
+    cdef bint b64
+    cdef bytes prefix
+
+    def __cinit__(self, array, bint b64, bytes prefix=b""):
+        cdef cnp.ndarray ready = array
+        if ready.dtype.kind in "SU":
+            ready = ready.astype(object)
+        if not ready.dtype.isnative:
+            ready = ready.astype(ready.dtype.newbyteorder("="))
+        self.code = dtype_code(ready.dtype)
+        if self.code < 0:
+            raise unwritable_dtype(array.dtype)
+        if not cnp.PyArray_IS_C_CONTIGUOUS(ready) or not cnp.PyArray_ISALIGNED(ready):
+            ready = ready.copy(order="C")
+        self.array = ready
+        self.data = <const char*>cnp.PyArray_DATA(ready)
+        self.shape = <const cnp.npy_intp*>cnp.PyArray_DIMS(ready)
+        self.ndim = ready.ndim
+        self.b64 = b64
+        self.prefix = prefix
+
+
+cdef bint is_tfs(style) except -1:
+    if style == "shortest":
+        return False
+    if style == "tfs":
+        return True
+    raise ValueError(f"unknown style {style!r}")
+
+
+cdef int write(Out& out, Prepared source, bint tfs, int skip, bint unlocked) except -1:
+    """Write the array, or with ``skip`` 1 its next row."""
+    cdef Dtype code = <Dtype>source.code
+    cdef const Py_ssize_t* shape = <const Py_ssize_t*>source.shape + skip
+    cdef int ndim = source.ndim - skip
+    cdef const char* data = source.data
+    cdef bint b64 = source.b64
+    if unlocked:
+        with nogil:
+            write_array_nogil(out, code, data, shape, ndim, tfs, b64)
+    elif not write_array(out, code, data, shape, ndim, tfs, b64):
+        if PyErr_Occurred() == NULL:
+            raise unsupported_element(<object>(<PyObject**>data)[0])
+        return -1
+    source.data = data
+    return 0
+
+
+def encode(array, *, style="shortest", bint b64=False):
+    """See ``codec_py.write.encode``. Large numeric arrays are written with the interpreter lock released."""
+    cdef bint tfs = is_tfs(style)
+    cdef Prepared source = Prepared(array, b64)
+    cdef Out out
+    write(out, source, tfs, 0, source.code != STR and cnp.PyArray_SIZE(source.array) >= UNLOCKED_ELEMENTS)
+    return PyBytes_FromStringAndSize(out.data(), out.size())
+
+
+def encode_rows(columns, *, style="shortest", b64_names=()):
+    """See ``codec_py.write.encode_rows``."""
+    cdef bint tfs = is_tfs(style)
+    cdef Out out
+    cdef Prepared source
+    cdef Py_ssize_t rows = -1
+    sources = []
+    separator = b"{"
+    for name, array in columns.items():
+        if array.ndim == 0 or rows not in (-1, array.shape[0]):
+            raise ValueError("columns differ in their number of rows, or have none")
+        rows = array.shape[0]
+    for name, array in columns.items():
+        sources.append(Prepared(array, name in b64_names, separator + encode_string(name) + b":"))
+        separator = b","
+    out.put(b"[", 1)
+    for row in range(rows):
+        if row:
+            out.put(b",", 1)
+        for source in sources:
+            out.put(PyBytes_AS_STRING(source.prefix), len(source.prefix))
+            write(out, source, tfs, 1, False)
+        out.put(b"}", 1)
+    out.put(b"]", 1)
+    return PyBytes_FromStringAndSize(out.data(), out.size())
+
+
+def encode_string(str text not None):
+    """See ``codec_py.write.encode_string``."""
+    cdef bytes plain = text.encode("utf-8", "replace")
+    cdef Out out
+    write_string(out, PyBytes_AS_STRING(plain), len(plain))
+    return PyBytes_FromStringAndSize(out.data(), out.size())
