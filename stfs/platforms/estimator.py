@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from stfs.platforms.forest import quick
 from stfs.signature import Array
 
 METHODS = ("predict", "predict_proba", "predict_log_proba")
@@ -106,10 +107,13 @@ def plan(estimator: Any) -> Callable[[Array], Values]:
 
 def _shared(estimator: Any) -> Callable[[Array], Values] | None:
     """One pass for all three answers, where the class derives them from ``predict_proba`` alone."""
-    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
     from sklearn.tree import DecisionTreeClassifier
 
     kind = type(estimator)
+    if getattr(kind, "predict", None) is RandomForestRegressor.predict:
+        mean = quick(estimator, "predict")
+        return None if mean is None else lambda data: {"predict": mean(data)}
     if not any(
         all(getattr(kind, name, None) is getattr(known, name) for name in METHODS)
         for known in (RandomForestClassifier, DecisionTreeClassifier)
@@ -118,9 +122,11 @@ def _shared(estimator: Any) -> Callable[[Array], Values] | None:
     if estimator.n_outputs_ > 1:
         return lambda data: _by_target(_many(estimator, estimator.predict_proba(data)))
     classes = estimator.classes_
+    is_forest = kind.predict is RandomForestClassifier.predict
+    probabilities = (quick(estimator, "predict_proba") if is_forest else None) or estimator.predict_proba
 
     def one(data: Array) -> Values:
-        proba = estimator.predict_proba(data)
+        proba = probabilities(data)
         return {
             "predict": classes.take(np.argmax(proba, axis=1), axis=0),
             "predict_proba": proba,
