@@ -23,6 +23,7 @@ class FakeSource:
         self.disk = {int(name[1:]): (text, 0) for name, text in disk.items()}  # v1="good"
         self.away = False
         self.polls = 0
+        self.last_good = None
         self.edits = 0
 
     def put(self, version, text="good"):
@@ -31,6 +32,7 @@ class FakeSource:
 
     def poll(self, last_good=None):
         self.polls += 1
+        self.last_good = last_good
         if self.away:
             return Poll({}, "the mount is away", transient=True)
         found = {v: Found(v, BASE / str(v), Fingerprint(1, 1, edit, edit)) for v, (_, edit) in self.disk.items()}

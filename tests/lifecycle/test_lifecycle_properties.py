@@ -107,8 +107,9 @@ class World:
         while self.handles:
             self.handles.pop().release()
         self.open_gates()
-        for version, (text, _) in self.b.source.disk.items():
-            self.b.source.put(version, text)  # a new fingerprint: as good as the owner copying it again
+        await self.b.poll(2)
+        for version in self.b.errors().keys() & self.b.source.disk.keys():
+            self.b.source.put(version, self.b.source.disk[version][0])  # its retries may be spent: copied again
         for _ in range(8):
             await self.b.poll()
             self.b.clock.now += 100.0

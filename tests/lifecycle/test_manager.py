@@ -175,6 +175,26 @@ def test_a_retry_comes_without_watching_too(bench, fake_source):
     asyncio.run(main())
 
 
+def test_failures_are_forgiven_by_a_success(bench, fake_source):
+    async def main():
+        b = bench(fake_source(v1="good"), Latest(), max_load_retries=1)
+        b.load.raises[1] = OSError("the network is slow")
+        await b.start()
+        b.load.raises.clear()
+        b.clock.now += 1.0
+        await b.poll()
+        assert b.serving() == (1,)
+        b.source.put(2)
+        await b.poll(2)
+        assert b.serving() == (2,)
+        del b.source.disk[2]
+        await b.poll()
+        assert b.serving() == (1,), "it comes back as one that never failed"
+        await b.manager.stop()
+
+    asyncio.run(main())
+
+
 def test_no_retries_if_none_are_allowed(bench, fake_source):
     async def main():
         b = bench(fake_source(v1="bad"), Latest(), max_load_retries=0)
@@ -216,6 +236,8 @@ def test_a_lost_mount_unloads_nothing(bench, fake_source):
         await b.poll(3)
         assert b.serving() == (1,)
         assert b.manager.status()[0].problem == "the mount is away"
+        assert b.source.last_good is not None
+        assert set(b.source.last_good.found) == {1, 2}, "the last poll that could read it, not the last one"
         b.source.away = False
         await b.poll(3)
         assert b.serving() == (1,)
@@ -363,6 +385,22 @@ def test_stop_after_a_cancelled_start(bench, fake_source):
         assert [m.closed for m in b.load.loaded] == [1]
 
     asyncio.run(main())
+
+
+def test_a_loop_that_ends_without_stop_begins_nothing_more(bench, fake_source):
+    held = []
+
+    async def main():
+        b = bench(fake_source(v1="good", v2="good"), Latest())
+        held.append(b)
+        b.load.gates[2] = asyncio.Event()
+        starting = asyncio.create_task(b.start())
+        await b.until(lambda: b.load.begun)
+        assert not starting.done()
+
+    asyncio.run(main())
+    assert held[0].load.begun == [2], "a load that is cancelled has not failed: no fallback"
+    assert held[0].changes == ["2 LOADING"]
 
 
 def test_stop_before_start_and_without_models(bench, fake_source):

@@ -169,6 +169,10 @@ def test_a_bare_mount_point_is_no_proof_of_removal(tmp_path):
     seen = poll(tmp_path, on_the_mount)
     assert seen.transient
     assert "unmounted" in (seen.problem or "")
+    empty_before = Poll({}, device=on_the_mount.device)
+    assert not poll(tmp_path, empty_before).transient, "nothing was there to lose"
+    put(tmp_path / "2" / "m")
+    assert not poll(tmp_path, on_the_mount).transient, "what is there speaks for itself"
 
 
 def test_links(tmp_path):
