@@ -98,11 +98,26 @@ def plan(estimator: Any) -> Callable[[Array], Values]:
     methods = {name: getattr(estimator, name) for name in wanted if hasattr(estimator, name)}
     if wanted is OTHERWISE:
         methods = dict(list(methods.items())[:1])
+    logs = _logs_of_its_probabilities(estimator)
+    if logs:
+        del methods["predict_log_proba"]
 
     def each(data: Array) -> Values:
-        return _by_target({name: method(data) for name, method in methods.items()})
+        values = _by_target({name: method(data) for name, method in methods.items()})
+        if logs:
+            values["predict_log_proba"] = np.log(values["predict_proba"])
+        return values
 
     return each
+
+
+def _logs_of_its_probabilities(estimator: Any) -> bool:
+    """Whether its class makes ``predict_log_proba`` by computing ``predict_proba`` and taking the logarithm."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
+
+    own = getattr(type(estimator), "predict_log_proba", None)
+    return any(own is known.predict_log_proba for known in (LogisticRegression, MLPClassifier))
 
 
 def _shared(estimator: Any) -> Callable[[Array], Values] | None:

@@ -24,6 +24,8 @@ from stfs.signature import Array, Tensors
 NAMES = ("saved_model.pb", "saved_model.pbtxt")
 SESSION_KEYS = ("log_device_placement", "allow_soft_placement", "allow_growth", "per_process_gpu_memory_fraction")
 
+COPY_BYTES = 16 << 10
+
 Route = Callable[[Sequence[Array]], Sequence[Array]]
 
 logger = logging.getLogger(__name__)
@@ -108,10 +110,7 @@ class TensorFlowServable(Servable):
         for name, spec, source in zip(binding.output_names, binding.signature.outputs, binding.sources, strict=True):
             value = values[-1 - source] if source < 0 else fetched[source]
             # Scalars come bare from Session.run; bfloat16 is shown to clients as float32.
-            array = owned(np.asarray(value, dtype=spec.dtype), values)
-            # It may be a constant or a variable of the graph itself; writing to it would change the model.
-            array.flags.writeable = False
-            outputs[name] = array
+            outputs[name] = _detached(np.asarray(value, dtype=spec.dtype), values)
         return outputs
 
     def close(self) -> None:
@@ -119,6 +118,20 @@ class TensorFlowServable(Servable):
         self._routes.clear()  # callables give their handles back to a session that is still open
         self._session.close()
         self._session = None
+
+
+def _detached(array: Array, inputs: Sequence[Array]) -> Array:
+    """What TensorFlow returned, so that no write reaches the caller's inputs or the model.
+
+    An identity hands back the input's own memory, if that is aligned; a constant or a variable hands out its own.
+    Small arrays are copied, which is cheaper than asking; of large ones, those in an input's memory are copied, and
+    the rest made read-only, since constants cannot be told from results.
+    """
+    if array.nbytes <= COPY_BYTES:
+        return array.copy()
+    array = owned(array, inputs)
+    array.flags.writeable = False
+    return array
 
 
 def _route(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Route:

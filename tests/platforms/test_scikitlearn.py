@@ -92,6 +92,7 @@ def estimators():
     from sklearn.model_selection import GridSearchCV
     from sklearn.naive_bayes import GaussianNB
     from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
@@ -113,6 +114,8 @@ def estimators():
         SVC(),
         SGDClassifier(random_state=1),
         LinearRegression(),
+        LogisticRegression(max_iter=500),
+        MLPClassifier((4,), solver="lbfgs", random_state=1),
         make_pipeline(StandardScaler(), "passthrough", LogisticRegression()),
         make_pipeline(StandardScaler(), make_pipeline(StandardScaler(), RandomForestClassifier(5, random_state=1))),
         GridSearchCV(RandomForestClassifier(3, random_state=1), {"max_depth": [1, 2]}, cv=2),

@@ -122,11 +122,73 @@ def test_outputs_are_nobody_elses_memory(tf1, route):
         keys[:] = 7
         assert first["same"].tolist() == [[1, 1]] * 4
         assert first["keys"].tolist() == [[0]] * 4
-        with pytest.raises(ValueError, match="read-only"):
-            first["weights"][:] = 0
+        first["weights"][:] = 0
         assert servable.run(S, {"keys": keys, "x": x})["weights"].tolist() == [2, 3]
+        large, keys = aligned(100_000, 2), np.zeros((100_000, 1), "int32")
+        first = servable.run(S, {"keys": keys, "x": large})
+        large[:] = keys[:] = 7
+        assert not first["same"].any()
+        assert not first["keys"].any()
     finally:
         servable.close()
+
+
+def test_a_constant_of_the_model_cannot_be_written_to(tmp_path, route):
+    v1 = tf.compat.v1
+    graph = tf.Graph()
+    with graph.as_default(), v1.Session(graph=graph) as session:
+        x = v1.placeholder(tf.float32, [None], name="x")
+        outputs = {"small": tf.constant(np.ones(10, "float32")), "large": tf.constant(np.ones(100_000, "float32"))}
+        v1.saved_model.simple_save(session, str(tmp_path / "1"), {"x": x}, outputs)
+    servable = load(tmp_path / "1")
+    try:
+        first = servable.run(S, {"x": np.zeros(1, "float32")})
+        first["small"][:] = 5
+        with pytest.raises(ValueError, match="read-only"):
+            first["large"][:] = 5
+        again = servable.run(S, {"x": np.zeros(1, "float32")})
+        assert again["small"].tolist() == [1] * 10
+        assert again["large"].tolist() == [1] * 100_000
+    finally:
+        servable.close()
+
+
+def test_bfloat16_is_shown_as_float32(tmp_path, route):
+    v1 = tf.compat.v1
+    graph = tf.Graph()
+    with graph.as_default(), v1.Session(graph=graph) as session:
+        x = v1.placeholder(tf.bfloat16, [None], name="x")
+        v1.saved_model.simple_save(session, str(tmp_path / "1"), {"x": x}, {"same": x, "twice": x + x})
+    servable = load(tmp_path / "1")
+    try:
+        signature = servable.signatures[S]
+        assert [s.dtype_name for s in (*signature.inputs, *signature.outputs)] == ["float32"] * 3
+        outputs = servable.run(S, {"x": np.array([1.5, 1.001], "float32")})
+        assert outputs["twice"].tolist() == [3.0, 2.0]  # 1.001 is 1 in bfloat16
+        assert outputs["same"].tolist() == [1.5, 1.0]
+        assert outputs["same"].dtype == np.float32
+    finally:
+        servable.close()
+
+
+def test_signatures_that_cannot_be_served_are_left_out(tmp_path, caplog):
+    module = tf.Module()
+    module.plain = tf.function(lambda x: {"y": x + 1}, input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    module.complex = tf.function(
+        lambda x: {"y": tf.complex(x, x)}, input_signature=[tf.TensorSpec([None], tf.float32, name="x")]
+    )
+    signatures = {"plain": module.plain.get_concrete_function(), "odd": module.complex.get_concrete_function()}
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures=signatures)
+    servable = load(tmp_path / "1")
+    try:
+        assert list(servable.signatures) == ["plain"]
+        assert servable.run("plain", {"x": np.array([1], "float32")})["y"].tolist() == [2]
+        assert 'signature "odd" cannot be served: "y" is of type complex64' in caplog.text
+    finally:
+        servable.close()
+    tf.saved_model.save(module, str(tmp_path / "2"), signatures={"odd": signatures["odd"]})
+    with pytest.raises(LoadFailed, match="complex64"):
+        load(tmp_path / "2")
 
 
 def test_strings_and_tables(tf1, route):
