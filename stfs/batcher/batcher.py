@@ -74,7 +74,6 @@ class Batcher:
         self._in_flight_rows = 0
         self._launched_s = 0.0
         self._woken = False
-        self._ending = False
         self._wait_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._closed: asyncio.Future[None] | None = None
@@ -286,9 +285,7 @@ class Batcher:
         await asyncio.shield(self._closed)
 
     def _end(self) -> None:
-        if self._ending:
-            return
-        self._ending = True
+        """Nothing is left. May come twice, if a wake was still due when closing began; the second changes nothing."""
         for timer in (self._wait_timer, self._deadline_timer):
             if timer is not None:
                 timer.cancel()

@@ -406,6 +406,18 @@ def test_an_earlier_deadline_moves_the_timer_up():
     assert driver.loop.armed == 0
 
 
+def test_late_ones_are_not_run_by_a_loop_too_busy_for_its_timers():
+    driver = Driver(double)
+    driver.ask([0])
+    driver.loop.turn()
+    late, patient = driver.ask([1], deadline_s=0.5), driver.ask([2])
+    driver.loop.now_s += 1.0
+    driver.settle()
+    assert type(late.error) is DeadlineExceeded
+    assert answers(patient) == [[4]]
+    assert sizes(driver) == [1, 1]
+
+
 def test_late_before_it_comes_is_refused():
     driver = Driver(double)
     with pytest.raises(DeadlineExceeded):

@@ -87,6 +87,14 @@ def test_one_bad_request_costs_few_extra_runs(place):
     assert len(records) == 1 + 2 * 6
 
 
+def test_patience_comes_back_with_every_success():
+    requests = [[1.0]] * 64
+    requests[0] = requests[40] = [POISON]
+    outcomes, records = runner(double)(batch_of(*requests))
+    assert [i for i, (_, error) in enumerate(outcomes) if error] == [0, 40]
+    assert len(records) <= 1 + 2 * 2 * 6
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 100, 128])
 def test_a_hopeless_model_is_not_run_for_ever(n):
     def run(inputs):
