@@ -1,8 +1,8 @@
 """JSON to tensors, readable: the twin of ``_fastjson`` that says what is right.
 
 Owns :class:`Reader` and :class:`Column`. What makes a tensor is ``nest.py``'s, the grammar and the words for faults
-``text.py``'s, the way back ``write.py``'s; which twin is used is ``codec.py``'s to say. Knows no dialect: what the keys of a body mean is said in
-``stfs.protocols``.
+``text.py``'s, the way back ``write.py``'s; which twin is used is ``codec.py``'s to say. Knows no dialect: what the keys
+of a body mean is said in ``stfs.protocols``.
 
 Sound text goes through the standard library's C scanner. That cannot say where and why a tensor does not fit, so
 anything out of the ordinary is read again from the left, slowly, one element at a time.

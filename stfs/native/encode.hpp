@@ -93,15 +93,18 @@ inline Decimal shortest_digits(F x) {
     return d;
 }
 
-// A half's shortest digits: five always suffice.
+// A half's shortest digits: five always suffice. A decimal midway between two is tried both ways, since below a power
+// of two the halves lie closer than above it and only the larger one may read back.
 inline Decimal shortest_digits(half h) {
     double x = from_half(h);
     for (int precision = 0;; ++precision) {
-        char text[MAX_NUMBER_BYTES];
-        char* end = std::to_chars(text, text + sizeof text, x, std::chars_format::scientific, precision).ptr;
-        double back = 0;
-        std::from_chars(text, end, back);
-        if (to_half(back).bits == h.bits || precision == 4) return shortest_digits(back);
+        for (double near : {x, std::nextafter(x, 1e9)}) {
+            char text[MAX_NUMBER_BYTES];
+            char* end = std::to_chars(text, text + sizeof text, near, std::chars_format::scientific, precision).ptr;
+            double back = 0;
+            std::from_chars(text, end, back);
+            if (to_half(back).bits == h.bits || precision == 4) return shortest_digits(back);
+        }
     }
 }
 
