@@ -134,7 +134,7 @@ def one_line(error: BaseException | str, limit: int = 400) -> str:
     for line in str(error).splitlines():
         if text := line.strip():
             return text if len(text) <= limit else text[: limit - 3] + "..."
-    return type(error).__name__
+    return "" if isinstance(error, str) else type(error).__name__
 
 
 def as_bytes(values: Array) -> Array:

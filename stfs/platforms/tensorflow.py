@@ -196,7 +196,7 @@ def told(message: str) -> str:
         _, _, message = message.rpartition("\nNode: ")
         message = message.partition("\n")[2]
     message = re.sub(r"\{\{.*?\}\}\s*|\[Op:\w+\]", "", message)
-    return one_line(message) if message.strip() else ""
+    return one_line(message)
 
 
 def _boolean(value: Any) -> bool:

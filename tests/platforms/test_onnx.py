@@ -261,3 +261,19 @@ def test_many_threads(tmp_path):
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_a_scalar_answer(tmp_path):
+    from onnx import TensorProto, helper, save
+
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("total", TensorProto.FLOAT, [])],
+    )
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(tmp_path / "m.onnx"))
+    total = load(tmp_path).run(S, {"x": np.array([1, 2, 3], "float32")})["total"]
+    assert isinstance(total, np.ndarray)
+    assert total.shape == ()
+    assert total == 6
