@@ -62,17 +62,19 @@ def test_hand_off(benchmark: Any, new_loop: Callable[[], asyncio.AbstractEventLo
     with asyncio.Runner(loop_factory=new_loop) as runner:
         batcher = Batcher(lambda inputs: {"y": inputs["x"]}, BatchPolicy(), name="identity")
         cpu_us: list[float] = []
+        wall_us: list[float] = []
 
         def run() -> None:
             hand_off = HandOff(batcher, runner.get_loop(), requests, width)
-            start_s = time.process_time()
+            start_s, start_cpu_s = time.perf_counter(), time.process_time()
             runner.run(hand_off.go())
-            cpu_us.append((time.process_time() - start_s) / requests * 1e6)
+            wall_us.append((time.perf_counter() - start_s) / requests * 1e6)
+            cpu_us.append((time.process_time() - start_cpu_s) / requests * 1e6)
             assert hand_off.wrong == hand_off.unanswered == 0
 
         benchmark.pedantic(run, rounds=10, warmup_rounds=1)
         runner.run(batcher.close())
-    benchmark.extra_info["us_per_request"] = round(benchmark.stats.stats.median / requests * 1e6, 2)
+    benchmark.extra_info["us_per_request"] = round(statistics.median(wall_us), 2)
     benchmark.extra_info["cpu_us_per_request"] = round(statistics.median(cpu_us), 2)
 
 
@@ -112,7 +114,7 @@ def test_forest_batched_against_one_by_one(benchmark: Any) -> None:
     batched: list[tuple[float, float]] = []
     benchmark.pedantic(lambda: batched.append(seconds_per_request(True, 20)), rounds=3, warmup_rounds=1)
     alone_s, _ = seconds_per_request(False, 4)
-    batched_s = statistics.median(s for s, _ in batched[1:])
+    batched_s = statistics.median(s for s, _ in batched)
     benchmark.extra_info["batched_us_per_request"] = round(batched_s * 1e6, 1)
     benchmark.extra_info["alone_us_per_request"] = round(alone_s * 1e6, 1)
     benchmark.extra_info["rows_per_batch"] = round(batched[-1][1], 1)
