@@ -124,9 +124,8 @@ class Signature:
         if len(distinct) != 1 or None in distinct:
             told = ", ".join(f'"{name}" has {n}' for name, n in counts.items())
             raise InvalidRequest(f"inputs differ in their number of rows: {told}")
-        rows = distinct.pop()
-        assert rows is not None
-        return rows
+        rows = next(iter(bound.values())).shape[0]
+        return int(rows)
 
 
 def can_batch(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> bool:

@@ -1,0 +1,45 @@
+# The main things to do with a checkout. Each installs what it needs into .venv first.
+#   make demo    train two small models, serve them on port 8500
+#   make test    every test
+#   make check   the fast loop: lint, types, unit tests
+#   make bench   the benchmarks
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
+# What an editable install is made of; Python files are read in place and need no new install.
+BUILT_FROM = pyproject.toml setup.py constraints.txt stfs/_fastjson.pyx $(wildcard stfs/native/*)
+
+.PHONY: demo test check lint types unit bench clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: $(BUILT_FROM) | $(BIN)/python
+	$(PIP) --editable ".[$*]"
+	touch $@
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/python examples/make_demo_models.py build/demo
+	$(BIN)/stfs serve --model_config_file build/demo/models.json
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+check: lint types unit
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -m "not slow"
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m pytest benchmarks --benchmark-sort=name --benchmark-columns=median,ops,rounds
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info stfs/*.so stfs/_fastjson.cpp

@@ -1,0 +1,67 @@
+"""The commands. Each ends with status 0, or with 2 and one line that says what to do."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Sequence
+
+from stfs import __version__
+from stfs.errors import SetupError
+
+USAGE = """usage: stfs COMMAND
+
+commands:
+  serve PATH    serve the model at PATH (stfs serve --help for every option)
+  --version     print the version
+
+examples:
+  stfs serve model.onnx
+  stfs serve ./model --port 8080
+  stfs serve --model_config_file models.json
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """``stfs``."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    match args:
+        case ["serve", *rest]:
+            _serve(rest, prog="stfs serve", positional=True)
+        case ["--version" | "-V"]:
+            print(f"stfs {__version__}")
+        case ["--help" | "-h"]:
+            print(USAGE, end="")
+        case []:
+            _fail("stfs", "say what to do: stfs serve PATH (see stfs --help)")
+        case [unknown, *_]:
+            _fail("stfs", f"unknown command {unknown!r}: the commands are serve, --version (see stfs --help)")
+
+
+def main_seed(argv: Sequence[str] | None = None) -> None:
+    """``simple_tensorflow_serving``: the seed's executable, with its flags."""
+    _serve(list(sys.argv[1:] if argv is None else argv), prog="simple_tensorflow_serving", positional=False)
+
+
+def _serve(argv: Sequence[str], *, prog: str, positional: bool) -> None:
+    started_at_s = time.monotonic()
+    # Imported here so that --version and a wrong command answer at once.
+    from stfs import config, process
+
+    try:
+        settings = config.from_environment(argv, prog=prog, positional=positional)
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+            stream=sys.stderr,
+        )
+        process.serve(settings, started_at_s)
+    except SetupError as error:
+        _fail(prog, str(error))
+
+
+def _fail(prog: str, message: str) -> None:
+    line = " ".join(message.split())
+    print(f"{prog}: error: {line}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,220 @@
+"""What the server is told: flags, ``STFS_*`` environment variables, a JSON file. The only reader of the three.
+
+The options themselves are in ``stfs.options``. Flags beat the environment, the environment beats the file, the file
+beats the defaults. Nothing is read when this module is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stfs.batcher.policy import BatchPolicy
+from stfs.errors import ConfigError
+from stfs.lifecycle.policy import Latest, VersionPolicy, parse_version_policy
+from stfs.options import BY_NAME, MODEL_KEYS, OPTIONS, Option, build_parser
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One model to serve. ``platform`` is ``None`` where the files are to tell.
+
+    ``batchable`` is ``None`` where the signature is to tell; ``False`` runs every request by itself.
+    """
+
+    name: str
+    base_path: Path
+    platform: str | None = None
+    version_policy: VersionPolicy = Latest(1)
+    batch: BatchPolicy = BatchPolicy()
+    batchable: bool | None = None
+    threads: int = 0
+    device: str = "auto"
+    custom_op_paths: tuple[Path, ...] = ()
+    session_config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Everything ``stfs.server`` needs to know."""
+
+    models: tuple[ModelConfig, ...]
+    host: str = "0.0.0.0"  # the seed's default; a model server in a container is reached from outside
+    port: int = 8500
+    enable_ssl: bool = False
+    secret_pem: Path = Path("secret.pem")
+    secret_key: Path = Path("secret.key")
+    enable_auth: bool = False
+    auth_username: str = "admin"
+    auth_password: str = "admin"
+    enable_cors: bool = True
+    log_level: str = "info"
+    max_request_bytes: int = 256 << 20
+    request_timeout_s: float = 0.0
+    model_poll_interval_s: float = 1.0
+    max_load_retries: int = 5
+    drain_timeout_s: float = 60.0
+    shutdown_delay_s: float = 0.0
+    shutdown_timeout_s: float = 30.0
+
+
+def load(argv: Sequence[str], environ: Mapping[str, str], *, prog: str, positional: bool) -> ServerConfig:
+    """The configuration that flags, environment and file amount to.
+
+    Raises :class:`ConfigError` naming the flag, variable or key that is wrong. ``--help`` prints and exits 0.
+    """
+    given = vars(build_parser(prog, positional=positional).parse_args(argv))
+    path = given.pop("path", None)
+    if path is not None:
+        if given["model_base_path"] is not None:
+            raise ConfigError("give the model's path once: either PATH or --model_base_path")
+        given["model_base_path"] = path
+    texts = {name: ("--" + name, text) for name, text in given.items() if text is not None}
+    for option in OPTIONS:
+        if option.name not in texts and (text := environ.get(option.variable)):
+            texts[option.name] = (option.variable, text)
+    said = {name: _parse(BY_NAME[name], text, source) for name, (source, text) in texts.items()}
+    defaults = {option.name: option.parse(option.default) for option in OPTIONS}
+    file_name = said.get("model_config_file", "")
+    entries: list[Mapping[str, Any]] | None = None
+    if file_name:
+        if "model_base_path" in given and given["model_base_path"] is not None:
+            raise ConfigError("give either --model_config_file or a model's path, not both")
+        from_file, entries = _read_file(Path(file_name))
+        defaults |= from_file
+    options = defaults | said
+    if entries is None:
+        models: tuple[ModelConfig, ...] = (_model(options, options["model_version_policy"], "--"),)
+    else:
+        models = _models(entries, options, file_name)
+    return _server(options, models)
+
+
+def _parse(option: Option, value: Any, source: str) -> Any:
+    """``value`` (text, or what JSON gave) by the option's own parser."""
+    text = value if isinstance(value, str) else _as_text(value)
+    try:
+        return option.parse(text)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{source}: {text!r} will not do: {error}") from None
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ",".join(str(part) for part in value)
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"the config file {path} is not JSON: {error}") from None
+    entries = content.get("model_config_list") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(
+            f'the config file {path} must be {{"model_config_list": [{{"name": ..., "base_path": ...}}]}}'
+        )
+    server: dict[str, Any] = {}
+    for key, value in content.items():
+        if key == "model_config_list":
+            continue
+        if key not in BY_NAME or key in ("model_name", "model_base_path", "model_platform", "model_config_file"):
+            raise ConfigError(f"{path}: unknown key {key!r}")
+        server[key] = _parse(BY_NAME[key], value, f"{path}: {key}")
+    return server, entries
+
+
+def _models(entries: list[Mapping[str, Any]], options: Mapping[str, Any], file_name: str) -> tuple[ModelConfig, ...]:
+    models: dict[str, ModelConfig] = {}
+    for position, entry in enumerate(entries):
+        where = f"{file_name}: model_config_list[{position}]"
+        if unknown := sorted(set(entry) - set(MODEL_KEYS)):
+            known = ", ".join(MODEL_KEYS)
+            raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {known}")
+        for key in ("name", "base_path"):
+            if not isinstance(entry.get(key), str) or not entry[key]:
+                raise ConfigError(f"{where}: {key!r} is missing or not a string")
+        merged = dict(options)
+        for key, value in entry.items():
+            if key != "version_policy":
+                option = BY_NAME[MODEL_KEYS[key]]
+                merged[option.name] = _parse(option, value, f"{where}: {key}")
+        # Which model an entry means is never overridden from outside it.
+        merged["model_platform"] = entry.get("platform", "")
+        model = _model(merged, entry.get("version_policy", options["model_version_policy"]), f"{where}: ")
+        if model.name in models:
+            raise ConfigError(f"{where}: the name {model.name!r} is taken by an earlier entry")
+        models[model.name] = model
+    return tuple(models.values())
+
+
+def _model(options: Mapping[str, Any], version_policy: Any, where: str) -> ModelConfig:
+    name = options["model_name"]
+    if not name or any(c in "/:" or ord(c) < 32 for c in name):
+        raise ConfigError(f"{where}model_name: {name!r} will not do: it stands in addresses, so no '/' and no ':'")
+    if not options["model_base_path"]:
+        raise ConfigError(f"{where}model_base_path: the path is empty")
+    return ModelConfig(
+        name=name,
+        base_path=Path(options["model_base_path"]),
+        platform=options["model_platform"] or None,
+        version_policy=parse_version_policy(version_policy),
+        batch=BatchPolicy(
+            max_batch_size=options["max_batch_size"],
+            batch_timeout_s=options["batch_timeout_ms"] / 1e3,
+            max_enqueued_rows=options["max_enqueued"],
+            allowed_batch_sizes=options["allowed_batch_sizes"],
+        ),
+        batchable=None if options["batchable"] else False,
+        threads=_at_least(0, options, "threads"),
+        device=options["device"],
+        custom_op_paths=options["custom_op_paths"],
+        session_config=options["session_config"],
+    )
+
+
+def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> ServerConfig:
+    if not 0 <= options["port"] <= 65535:
+        raise ConfigError(f"--port: {options['port']} is no port number (0 to 65535)")
+    _at_least(1, options, "workers")
+    return ServerConfig(
+        models=models,
+        host=options["host"],
+        port=options["port"],
+        enable_ssl=options["enable_ssl"],
+        secret_pem=Path(options["secret_pem"]),
+        secret_key=Path(options["secret_key"]),
+        enable_auth=options["enable_auth"],
+        auth_username=options["auth_username"],
+        auth_password=options["auth_password"],
+        enable_cors=options["enable_cors"],
+        log_level="debug" if options["debug"] else options["log_level"],
+        max_request_bytes=options["max_request_bytes"],
+        request_timeout_s=options["request_timeout_s"],
+        model_poll_interval_s=options["model_poll_interval_s"] if options["reload_models"] else 0.0,
+        max_load_retries=_at_least(0, options, "max_load_retries"),
+        drain_timeout_s=options["drain_timeout_s"],
+        shutdown_delay_s=options["shutdown_delay_s"],
+        shutdown_timeout_s=options["shutdown_timeout_s"],
+    )
+
+
+def _at_least(least: int, options: Mapping[str, Any], name: str) -> int:
+    value: int = options[name]
+    if value < least:
+        raise ConfigError(f"--{name}: {value} will not do: it must be at least {least}")
+    return value
+
+
+def from_environment(argv: Sequence[str], *, prog: str, positional: bool) -> ServerConfig:
+    """:func:`load` with this process's environment."""
+    return load(argv, os.environ, prog=prog, positional=positional)

@@ -1,0 +1,218 @@
+"""A model that answers: one servable with a batcher for each of its signatures, and how it comes to be.
+
+Everything but the framework's own calls happens on the event-loop thread. Knows no HTTP and no version policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from stfs import platforms
+from stfs.batcher.batcher import Batcher, BatchRecord
+from stfs.config import ModelConfig
+from stfs.errors import LoadFailed, SignatureNotFound
+from stfs.metrics import Metrics
+from stfs.platforms.base import LoadOptions, Servable
+from stfs.signature import STRING, Array, Signature, Tensors, TensorSpec
+
+log = logging.getLogger("stfs.model")
+
+WARM_UP_ROWS = 2
+"""Rows of the run that shows whether a signature really batches: the smallest number that can tell."""
+
+
+class Model:
+    """One version of one model. Made by :class:`ModelLoader`; closed once, when no request holds it any more."""
+
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        servable: Servable,
+        signatures: Mapping[str, Signature],
+        batchers: Mapping[str, Batcher],
+        path: Path,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.path = path
+        self.platform = servable.platform
+        self.runtime = servable.runtime
+        self.signatures = signatures
+        self.default_signature = servable.default_signature
+        self._servable = servable
+        self._batchers = batchers
+
+    def signature(self, name: str | None) -> Signature:
+        """The signature of that name, the default for ``None`` or ``""``. Raises :class:`SignatureNotFound`."""
+        signature = self.signatures.get(name or self.default_signature)
+        if signature is None:
+            known = ", ".join(f'"{n}"' for n in sorted(self.signatures))
+            raise SignatureNotFound(
+                f'model "{self.name}" version {self.version} has no signature "{name}": it has {known}'
+            )
+        return signature
+
+    async def infer(self, signature: Signature, inputs: Mapping[str, Array], deadline_s: float | None) -> Tensors:
+        """The outputs for ``inputs``, in the order of the signature.
+
+        ``signature`` is one of this model's. ``deadline_s`` is in seconds of ``time.monotonic``. The arrays returned
+        may be views of a batch's outputs: read them, do not write.
+
+        Raises :class:`stfs.errors.RequestError`. Cancelling the awaiting task withdraws the request.
+        """
+        bound = signature.bind(inputs)
+        rows = signature.rows(bound) if signature.batchable else 1
+        return await self._batchers[signature.name].infer(bound, rows, deadline_s)
+
+    def queued_rows(self) -> int:
+        """Rows that wait for a run, over all signatures."""
+        return sum(batcher.queued_rows for batcher in self._batchers.values())
+
+    def in_flight_rows(self) -> int:
+        """Rows that a run is working on, over all signatures."""
+        return sum(batcher.in_flight_rows for batcher in self._batchers.values())
+
+    async def close(self) -> None:
+        """Answer what was taken, stop the threads, free the framework's memory."""
+        await asyncio.gather(*(batcher.close() for batcher in self._batchers.values()))
+        await asyncio.get_running_loop().run_in_executor(None, self._servable.close)
+
+
+class ModelLoader:
+    """Loads versions of the configured models: finds the platform, loads on a thread, warms up, makes the batchers."""
+
+    def __init__(self, configs: Mapping[str, ModelConfig], metrics: Metrics) -> None:
+        self._configs = configs
+        self._metrics = metrics
+
+    def is_model(self, name: str, path: Path) -> bool:
+        """Whether ``path`` itself is a model of the platform configured for ``name``, or of any if none is."""
+        wanted = self._configs[name].platform
+        return platforms.find(wanted).detect(path) if wanted else platforms.is_model(path)
+
+    async def __call__(self, name: str, version: int, path: Path) -> Model:
+        """Load the model at ``path``; runs on the event loop, with the blocking parts on a thread.
+
+        Raises :class:`stfs.errors.SetupError` with one line that says what is wrong.
+        """
+        loop = asyncio.get_running_loop()
+        config = self._configs[name]
+        started = time.monotonic()
+        servable = await loop.run_in_executor(None, _load, config, path)
+        try:
+            signatures = await loop.run_in_executor(None, _warm_up, servable, config.batchable)
+        except BaseException:
+            servable.close()
+            raise
+        batchers = {
+            key: Batcher(
+                partial(servable.run, key),
+                config.batch,
+                name=f"{name}/{version}/{key}",
+                merge=signature.batchable,
+                loop=loop,
+                observer=self._observer(name, version),
+            )
+            for key, signature in signatures.items()
+        }
+        log.info(
+            "loaded %s version %d: %s (%s) in %.2f s, %s",
+            name,
+            version,
+            servable.platform,
+            servable.runtime,
+            time.monotonic() - started,
+            "; ".join(
+                f"{s.name} {'batches' if s.batchable else 'runs request by request'}" for s in signatures.values()
+            ),
+        )
+        return Model(name, version, servable, signatures, batchers, path)
+
+    def _observer(self, name: str, version: int) -> Callable[[BatchRecord], None]:
+        text = str(version)
+
+        def observe(record: BatchRecord) -> None:
+            self._metrics.record_batch(
+                name,
+                text,
+                rows=record.rows,
+                padded=record.padded_rows - record.rows,
+                queue_s=record.queue_wait_s,
+                run_s=record.run_s,
+                reason=record.reason,
+                failed=record.failed,
+            )
+
+        return observe
+
+
+def _load(config: ModelConfig, path: Path) -> Servable:
+    """Blocking. The platform is the configured one, else the one that recognises the files."""
+    platform = platforms.find(config.platform) if config.platform else platforms.detect(path)
+    if platform is None:
+        known = ", ".join(sorted(platforms.available()))
+        raise LoadFailed(f"{path}: no platform recognises these files; say which with --model_platform ({known})")
+    options = LoadOptions(
+        model_name=config.name,
+        threads=config.threads,
+        device=config.device,
+        custom_op_paths=config.custom_op_paths,
+        session_config=config.session_config,
+    )
+    servable = platform.load(path, options)
+    if not servable.signatures:
+        servable.close()
+        raise LoadFailed(f"{path}: the model has no signature to serve")
+    return servable
+
+
+def _warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]:
+    """Blocking. Runs each signature once or twice on zeros, which pays first-call costs before the first request.
+
+    Returns the signatures, ``batchable`` only where the user did not forbid it and two rows in gave two rows out. Zeros
+    may mean nothing to a model (an empty string is no JPEG), so a failing warm-up is no failure of the model.
+    """
+    settled: dict[str, Signature] = {}
+    for key, signature in servable.signatures.items():
+        batches = signature.batchable and batchable is not False
+        one_row_runs = False
+        with contextlib.suppress(Exception):
+            servable.run(key, zeros(signature, 1))
+            one_row_runs = True
+        if batches and one_row_runs:
+            batches = _keeps_rows(servable, signature)
+        settled[key] = Signature(signature.name, signature.inputs, signature.outputs, batches)
+    return settled
+
+
+def _keeps_rows(servable: Servable, signature: Signature) -> bool:
+    """Whether a run on two rows works and gives two rows in every output."""
+    try:
+        outputs = servable.run(signature.name, zeros(signature, WARM_UP_ROWS))
+    except Exception as error:
+        log.info("%s takes one row but not %d, so it runs request by request: %s", signature.name, WARM_UP_ROWS, error)
+        return False
+    wrong = [name for name, array in outputs.items() if not array.ndim or array.shape[0] != WARM_UP_ROWS]
+    if wrong:
+        log.info("%s: output %s has no row per input row, so it runs request by request", signature.name, wrong[0])
+    return not wrong
+
+
+def zeros(signature: Signature, rows: int) -> Tensors:
+    """Inputs of the right names, dtypes and ranks, all zero or empty: ``rows`` rows, other open dimensions 1."""
+    return {spec.name: _zeros(spec, rows) for spec in signature.inputs}
+
+
+def _zeros(spec: TensorSpec, rows: int) -> Array:
+    shape = spec.shape or (None,)
+    filled = tuple((rows if axis == 0 else 1) if size is None else size for axis, size in enumerate(shape))
+    return np.full(filled, b"", dtype=STRING) if spec.dtype == STRING else np.zeros(filled, dtype=spec.dtype)

@@ -1,0 +1,208 @@
+"""Every option once: its flag, environment variable, key in the config file, parser, default and help text.
+
+Values are parsed from text whatever their source, so that all three sources take the same spellings. What the options
+amount to is ``stfs.config``'s to say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stfs.errors import ConfigError
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off", ""):
+        return False
+    raise ValueError("expected true or false")
+
+
+def _whole(text: str) -> int:
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError("expected a number of seconds, 0 or more")
+    return value
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text or "{}")
+    if not isinstance(value, dict):
+        raise ValueError("expected a JSON object")
+    return value
+
+
+def _paths(text: str) -> tuple[Path, ...]:
+    return tuple(Path(part) for part in text.split(",") if part)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part.strip())
+
+
+def _bytes(text: str) -> int:
+    units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+    number, unit = (text[:-1], units[text[-1].lower()]) if text[-1:].lower() in units else (text, 1)
+    value = int(number) * unit
+    if value <= 0:
+        raise ValueError("expected a positive number of bytes, such as 268435456 or 256M")
+    return value
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError("expected one of " + ", ".join(allowed))
+        return text.lower()
+
+    return parse
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One thing that can be said by flag ``--name``, by ``STFS_NAME``, and in the file under ``name``."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: str
+    help: str
+    group: str
+    env: str = ""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return self.env or f"STFS_{self.name.upper()}"
+
+
+_MODEL, _BATCH, _SERVER, _SECURITY, _LIFECYCLE, _LOG = (
+    "the model",
+    "batching (of every model; each may say its own in the config file)",
+    "the server",
+    "security",
+    "versions and shutdown",
+    "logs and old flags",
+)
+
+OPTIONS: tuple[Option, ...] = (
+    Option("model_name", str, "default", "name to serve it under", _MODEL),
+    Option("model_base_path", str, "./model", "a model file, or a folder of numbered versions", _MODEL),
+    Option("model_platform", str, "", "tensorflow, onnx, scikitlearn, ... (told by the files if not given)", _MODEL),
+    Option("model_config_file", str, "", "JSON file with model_config_list, instead of the three above", _MODEL),
+    Option("model_version_policy", str, "latest", "latest, latest:N, all, or specific:1,3", _MODEL),
+    Option("custom_op_paths", _paths, "", "TensorFlow custom ops: .so files or folders, comma-separated", _MODEL),
+    Option("session_config", _json_object, "{}", "TensorFlow session options as JSON", _MODEL),
+    Option("device", _choice("auto", "cpu", "cuda"), "auto", "auto, cpu or cuda", _MODEL),
+    Option("threads", _whole, "0", "threads that one run of a model may use; 0: chosen for you", _MODEL),
+    Option("max_batch_size", _whole, "128", "rows that one run may take", _BATCH),
+    Option("batch_timeout_ms", float, "0", "ms a lone request may wait for company; 0: never wait", _BATCH),
+    Option("max_enqueued", _whole, "10000", "rows that may queue before requests get 503", _BATCH),
+    Option("allowed_batch_sizes", _sizes, "", "pad batches up to one of these, such as 8,32,128", _BATCH),
+    Option("batchable", _boolean, "true", "false: run every request by itself", _BATCH),
+    Option("host", str, "0.0.0.0", "address to listen on", _SERVER),
+    Option("port", _whole, "8500", "port to listen on; 0: any free one", _SERVER),
+    Option("max_request_bytes", _bytes, "256M", "bytes a request body may have (K, M, G)", _SERVER),
+    Option("request_timeout_s", _seconds, "0", "seconds a request may take before it gets 504; 0: no limit", _SERVER),
+    Option("workers", _whole, "1", "front-end processes (this version runs one)", _SERVER),
+    Option("enable_auth", _boolean, "false", "ask for a user name and password", _SECURITY),
+    Option("auth_username", str, "admin", "the user name", _SECURITY),
+    Option("auth_password", str, "admin", "the password", _SECURITY),
+    Option("enable_ssl", _boolean, "false", "serve HTTPS", _SECURITY),
+    Option("secret_pem", str, "secret.pem", "certificate file", _SECURITY),
+    Option("secret_key", str, "secret.key", "private key file", _SECURITY),
+    Option("enable_cors", _boolean, "true", "let pages of other origins call the API", _SECURITY),
+    Option("reload_models", _boolean, "true", "watch for new and removed versions", _LIFECYCLE),
+    Option("model_poll_interval_s", _seconds, "1", "seconds between two looks at the model's folder", _LIFECYCLE),
+    Option("max_load_retries", _whole, "5", "times to try again to load a version that failed", _LIFECYCLE),
+    Option("drain_timeout_s", _seconds, "60", "seconds a replaced version may take to finish its requests", _LIFECYCLE),
+    Option("shutdown_delay_s", _seconds, "0", "seconds to answer 'not ready' before closing the port", _LIFECYCLE),
+    Option("shutdown_timeout_s", _seconds, "30", "seconds that requests in flight may take at shutdown", _LIFECYCLE),
+    Option("log_level", _choice("debug", "info", "warning", "error", "critical"), "info", "how much to log", _LOG),
+    Option("debug", _boolean, "false", "the same as --log_level=debug", _LOG),
+    Option(
+        "enable_b64_autoconvert",
+        _boolean,
+        "true",
+        'accepted for old scripts: {"b64": ...} is always understood where the model takes strings',
+        _LOG,
+        env="STFS_B64_AUTOCONVERT",
+    ),
+    Option(
+        "download_inference_images",
+        _boolean,
+        "false",
+        "accepted for old scripts: this version keeps no uploaded file",
+        _LOG,
+    ),
+)
+
+BY_NAME = {option.name: option for option in OPTIONS}
+
+MODEL_KEYS = {
+    "name": "model_name",
+    "base_path": "model_base_path",
+    "platform": "model_platform",
+    "version_policy": "model_version_policy",
+} | {
+    key: key
+    for key in (
+        "custom_op_paths",
+        "session_config",
+        "device",
+        "threads",
+        "max_batch_size",
+        "batch_timeout_ms",
+        "max_enqueued",
+        "allowed_batch_sizes",
+        "batchable",
+    )
+}
+"""Keys of an entry of ``model_config_list``, and the option that gives each its default and its parser."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser(prog: str, *, positional: bool) -> argparse.ArgumentParser:
+    """The command line of ``stfs serve`` (with a positional PATH) and ``simple_tensorflow_serving`` (without)."""
+    parser = _Parser(
+        prog=prog,
+        description="Serve trained models over HTTP.",
+        epilog="Every flag is also an environment variable (STFS_PORT=8500) and a key of the config file. "
+        "Flags beat the environment, the environment beats the file.",
+        allow_abbrev=False,
+    )
+    if positional:
+        parser.add_argument("path", nargs="?", metavar="PATH", help="the model: the same as --model_base_path")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option in OPTIONS:
+        group = groups.get(option.group) or groups.setdefault(option.group, parser.add_argument_group(option.group))
+        # A bare --flag of a switch means true; every value stays text here, so that all sources parse alike.
+        bare: dict[str, Any] = {"nargs": "?", "const": "true"} if option.parse is _boolean else {}
+        shown = f" (default: {option.default})" if option.default else ""
+        group.add_argument(
+            f"--{option.name}",
+            f"--{option.name.replace('_', '-')}",
+            dest=option.name,
+            metavar=_metavar(option),
+            help=(option.help + shown).replace("%", "%%"),
+            **bare,
+        )
+    return parser
+
+
+def _metavar(option: Option) -> str:
+    kinds: dict[Any, str] = {_boolean: "BOOL", _whole: "N", _seconds: "S", float: "MS", _bytes: "BYTES"}
+    return kinds.get(option.parse, "JSON" if option.parse is _json_object else "TEXT")

@@ -1,0 +1,156 @@
+"""Puts the rooms together: the only file that sees every one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Iterator
+from functools import partial
+
+from aiohttp import web
+
+from stfs.config import ServerConfig
+from stfs.errors import ConfigError, SetupError
+from stfs.lifecycle.manager import Manager
+from stfs.lifecycle.record import ModelSpec
+from stfs.lifecycle.registry import Registry
+from stfs.lifecycle.source import FolderSource
+from stfs.metrics import Metrics
+from stfs.model import Model, ModelLoader
+from stfs.web.app import make_app
+from stfs.web.context import Context
+from stfs.web.pages import example_curl
+
+log = logging.getLogger("stfs")
+
+
+class Server:
+    """One server on one event loop. ``start``, ``stop_listening`` and ``free`` are called once each, in that order."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.registry: Registry[Model] = Registry()
+        loader = ModelLoader({model.name: model for model in config.models}, self.metrics)
+        self._specs = [
+            ModelSpec(
+                model.name, FolderSource(model.base_path, partial(loader.is_model, model.name)), model.version_policy
+            )
+            for model in config.models
+        ]
+        self.manager: Manager[Model] = Manager(
+            loader,
+            self.registry,
+            poll_interval_s=config.model_poll_interval_s,
+            drain_timeout_s=config.drain_timeout_s,
+            max_load_retries=config.max_load_retries,
+        )
+        self.context = Context(config, self.registry, self.manager, self.metrics, lambda: self._ready)
+        self._ready = False
+        self._runner: web.AppRunner | None = None
+        self._socket: socket.socket | None = None
+
+    @property
+    def url(self) -> str:
+        """Where a browser on this machine finds the server."""
+        assert self._socket is not None, "the server has not been started"
+        port = self._socket.getsockname()[1]
+        host = "127.0.0.1" if self.config.host in ("0.0.0.0", "", "::") else self.config.host
+        host = f"[{host}]" if ":" in host else host
+        return f"{'https' if self.config.enable_ssl else 'http'}://{host}:{port}"
+
+    @property
+    def example(self) -> str | None:
+        """A curl line for the first model that is served."""
+        lines = (example_curl(self.context, model.name, self.url) for model in self.config.models)
+        return next((line for line in lines if line is not None), None)
+
+    async def start(self) -> None:
+        """Bind, load, serve. Raises :class:`SetupError`, with nothing left open, if any model cannot be served."""
+        tls = _tls(self.config)
+        self._socket = _bind(self.config.host, self.config.port)
+        try:
+            with _told_once():
+                failures = await self.manager.start(self._specs)
+            if failures:
+                raise SetupError("; ".join(f'model "{name}": {problem}' for name, problem in failures.items()))
+            # A handler is cancelled when its client goes away, which withdraws its request from the queue.
+            self._runner = web.AppRunner(
+                make_app(self.context),
+                access_log=None,
+                handler_cancellation=True,
+                shutdown_timeout=self.config.shutdown_timeout_s,
+            )
+            await self._runner.setup()
+            await web.SockSite(self._runner, self._socket, ssl_context=tls, backlog=1024).start()
+        except SetupError:
+            await self.stop_listening()
+            await self.free()
+            raise
+        self._ready = True
+
+    async def stop_listening(self) -> None:
+        """Answer 'not ready', then close the port and finish the requests that were taken, within the time for it."""
+        was_ready, self._ready = self._ready, False
+        if was_ready and self.config.shutdown_delay_s:
+            await asyncio.sleep(self.config.shutdown_delay_s)
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._socket is not None:
+            self._socket.close()
+
+    async def free(self) -> None:
+        """Close the models. Waits for runs and loads under way, however long they take: the caller bounds it."""
+        await self.manager.stop()
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """While the models load for the first time, what goes wrong is told by the error that ends the start alone."""
+
+    def below_warning(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.WARNING
+
+    manager = logging.getLogger(Manager.__module__)
+    manager.addFilter(below_warning)
+    try:
+        yield
+    finally:
+        manager.removeFilter(below_warning)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A bound socket, not listening yet. Raises :class:`ConfigError` naming the address."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port or --host"
+        ) from None
+    sock.setblocking(False)
+    return sock
+
+
+def _tls(config: ServerConfig) -> ssl.SSLContext | None:
+    if not config.enable_ssl:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(config.secret_pem, config.secret_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"--enable_ssl: cannot use certificate {config.secret_pem} with key {config.secret_key}: {error}"
+        ) from None
+    return context

@@ -1,0 +1,75 @@
+"""What the web room is given to serve from. Values and references only; ``stfs.server`` fills them in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from stfs.config import ServerConfig
+from stfs.errors import ModelNotFound
+from stfs.lifecycle.manager import Manager
+from stfs.lifecycle.registry import Handle, Registry
+from stfs.metrics import Metrics
+from stfs.model import Model
+from stfs.signature import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts of a running server that a handler may use. ``ready`` is false before loading and while stopping."""
+
+    config: ServerConfig
+    registry: Registry[Model]
+    manager: Manager[Model]
+    metrics: Metrics
+    ready: Callable[[], bool]
+
+    def default_model(self) -> str:
+        """``default``, as in the seed; the only model's name if there is just one."""
+        return self.config.models[0].name if len(self.config.models) == 1 else "default"
+
+    def known(self, name: str) -> bool:
+        """Whether a model of this name is configured."""
+        return any(model.name == name for model in self.config.models)
+
+
+CONTEXT = web.AppKey("stfs", Context)
+
+
+class Lease:
+    """The hold that one request has on one model version: a :class:`stfs.protocols.request.Resolver`.
+
+    Calling it acquires what the request names so far and lets go of what an earlier call acquired. Release it when the
+    answer is ready, whatever happened. For the event-loop thread.
+    """
+
+    __slots__ = ("_context", "_default_name", "_default_version", "_handle")
+
+    def __init__(self, context: Context, name: str | None = None, version: int | None = None) -> None:
+        self._context = context
+        self._default_name = name
+        self._default_version = version
+        self._handle: Handle[Model] | None = None
+
+    def __call__(self, model_name: str | None, version: int | None, signature_name: str | None) -> Signature:
+        """The signature meant; see :class:`stfs.protocols.request.Resolver` for what is raised."""
+        self.release()
+        name = model_name or self._default_name or self._context.default_model()
+        if not self._context.known(name):
+            served = ", ".join(f'"{model.name}"' for model in self._context.config.models)
+            raise ModelNotFound(f'no model "{name}": this server has {served}')
+        self._handle = self._context.registry.acquire(name, self._default_version if version is None else version)
+        return self._handle.model.signature(signature_name)
+
+    @property
+    def model(self) -> Model | None:
+        """The model held, if any."""
+        return self._handle.model if self._handle is not None else None
+
+    def release(self) -> None:
+        """Let go. Safe to call twice."""
+        if self._handle is not None:
+            self._handle.release()
+            self._handle = None

@@ -1,0 +1,84 @@
+"""What stands before every handler: credentials, cross-origin headers, and errors of aiohttp's own in our form."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import BasicAuth, web
+
+from stfs.config import ServerConfig
+from stfs.web.context import CONTEXT
+
+log = logging.getLogger("stfs.web")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+OPEN_PATHS = frozenset({"/health", "/ready"})
+"""Probes ask these; they tell nothing and need no credentials."""
+
+NEED_AUTH = "Need basic auth to request the resources"
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Check credentials, call the handler, add cross-origin headers."""
+    config = request.app[CONTEXT].config
+    if request.method == "OPTIONS" and config.enable_cors and "Access-Control-Request-Method" in request.headers:
+        response: web.StreamResponse = web.Response(status=204)
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
+        response.headers["Access-Control-Allow-Headers"] = request.headers.get("Access-Control-Request-Headers", "*")
+    elif (
+        config.enable_auth
+        and request.path not in OPEN_PATHS
+        and not admits(config, request.headers.get("Authorization"))
+    ):
+        response = web.Response(
+            status=401, text=NEED_AUTH, headers={"WWW-Authenticate": 'Basic realm="stfs", charset="UTF-8"'}
+        )
+    else:
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            response = _in_our_form(request, error)
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            response = _error(500, "the server failed on this request; its log has the details")
+    if config.enable_cors:
+        response.headers["Access-Control-Allow-Origin"] = "*"
+    return response
+
+
+def admits(config: ServerConfig, authorization: str | None) -> bool:
+    """Whether an ``Authorization`` header holds the configured name and password (RFC 7617).
+
+    Both are compared in full and in constant time, so that neither a wrong name nor a near miss answers sooner.
+    """
+    if authorization is None:
+        return False
+    try:
+        given = BasicAuth.decode(authorization, encoding="utf-8")
+    except ValueError:
+        return False
+    name_fits = hmac.compare_digest(given.login.encode(), config.auth_username.encode())
+    password_fits = hmac.compare_digest(given.password.encode(), config.auth_password.encode())
+    return name_fits and password_fits
+
+
+def _in_our_form(request: web.Request, error: web.HTTPException) -> web.Response:
+    """Aiohttp's own refusals (no such page, wrong method) as ``{"error": ...}``."""
+    text = f"{request.method} {request.path}: {error.reason}"
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        text += f"; allowed here: {', '.join(sorted(error.allowed_methods))}"
+    response = _error(error.status, text)
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
+
+
+def _error(status: int, text: str) -> web.Response:
+    return web.Response(body=json.dumps({"error": text}).encode(), status=status, content_type="application/json")

@@ -1,0 +1,131 @@
+"""What is served, told over HTTP: model lists and details, TensorFlow Serving's status and metadata, health."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from stfs import errors
+from stfs.lifecycle.record import ModelStatus
+from stfs.protocols import tfserving
+from stfs.protocols.request import parse_version
+from stfs.signature import Signature, TensorSpec
+from stfs.web.context import CONTEXT, Context, Lease
+from stfs.web.infer import TFSERVING, error_response, infer_tfserving
+
+_V1 = re.compile(
+    r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?(?P<verb>:predict|/metadata)?",
+    re.IGNORECASE,
+)
+"""The paths of TensorFlow Serving's REST API that are served; it matches them whatever their case."""
+
+
+async def v1(request: web.Request) -> web.StreamResponse:
+    """Everything under ``/v1/`` but the list of models."""
+    match = _V1.fullmatch(request.rel_url.raw_path)
+    verb = (match["verb"] or "").lower() if match else ""
+    lease = Lease(request.app[CONTEXT])
+    try:
+        if match is None or (request.method == "POST") != (verb == ":predict") or request.method not in ("GET", "POST"):
+            raise errors.InvalidRequest(f"Malformed request: {request.method} {request.rel_url.raw_path}")
+        if match["label"] is not None:
+            raise errors.InvalidRequest(f"Unrecognized servable version label: {unquote(match['label'])}")
+        version = None if match["version"] is None else parse_version(match["version"])
+        name = unquote(match["name"])
+        if verb == ":predict":
+            return await infer_tfserving(request, name, version)
+        if verb == "/metadata":
+            return _metadata(lease, name, version)
+        return _status(request.app[CONTEXT], name, version)
+    except errors.RequestError as error:
+        return error_response(TFSERVING, error, lease)
+    finally:
+        lease.release()
+
+
+async def list_models(request: web.Request) -> web.Response:
+    """``GET /v1/models``: the details of every model, as the seed lists them."""
+    context = request.app[CONTEXT]
+    return _json([detail(context, status) for status in context.manager.status()])
+
+
+async def health(_: web.Request) -> web.Response:
+    """``GET /health``: the process lives. Never asks for credentials."""
+    return web.Response(text="healthy")
+
+
+async def ready(request: web.Request) -> web.Response:
+    """``GET /ready``: 200 while requests should be sent here; 503 before the models are loaded and while stopping."""
+    is_ready = request.app[CONTEXT].ready()
+    return web.Response(text="ready" if is_ready else "not ready", status=200 if is_ready else 503)
+
+
+def detail(context: Context, status: ModelStatus) -> dict[str, Any]:
+    """The seed's fields of one model, with TensorFlow Serving's status and every signature beside them."""
+    versions = context.registry.serving().get(status.name, ())
+    found: dict[str, Any] = {
+        "model_name": status.name,
+        "model_base_path": str(status.base_path),
+        "model_version_list": list(versions),
+        "model_signature": {"inputs": [], "outputs": []},
+        "platform": next((m.platform or "" for m in context.config.models if m.name == status.name), ""),
+        "signatures": {},
+        **tfserving.encode_status([(v.version, v.state.name, v.error) for v in status.versions]),
+    }
+    if status.problem:
+        found["problem"] = status.problem
+    if versions:
+        with context.registry.acquire(status.name) as handle:
+            model = handle.model
+            found["platform"] = model.platform
+            found["runtime"] = model.runtime
+            found["default_signature"] = model.default_signature
+            found["signatures"] = {key: describe(signature) for key, signature in sorted(model.signatures.items())}
+            found["model_signature"] = {
+                k: found["signatures"][model.default_signature][k] for k in ("inputs", "outputs")
+            }
+    return found
+
+
+def describe(signature: Signature) -> dict[str, Any]:
+    """Inputs and outputs as the seed tells them, -1 for an open dimension."""
+    return {
+        "inputs": [_tensor(spec) for spec in signature.inputs],
+        "outputs": [_tensor(spec) for spec in signature.outputs],
+        "batchable": signature.batchable,
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    shape = None if spec.shape is None else [-1 if size is None else size for size in spec.shape]
+    return {"name": spec.name, "dtype": tfserving.dtype_number(spec), "dtype_name": spec.dtype_name, "shape": shape} | (
+        {"doc": spec.doc} if spec.doc else {}
+    )
+
+
+def _status(context: Context, name: str, version: int | None) -> web.Response:
+    status = next((s for s in context.manager.status() if s.name == name), None)
+    if status is None:
+        raise errors.ModelNotFound(f'no model "{name}"')
+    triples = [(v.version, v.state.name, v.error) for v in status.versions if version in (None, v.version)]
+    if version is None:
+        return _json(detail(context, status))
+    if not triples:
+        raise errors.VersionNotFound(f'model "{name}" has no version {version}')
+    return _json(tfserving.encode_status(triples))
+
+
+def _metadata(lease: Lease, name: str, version: int | None) -> web.Response:
+    lease(name, version, None)
+    model = lease.model
+    assert model is not None, "a lease that did not raise holds a model"
+    body = tfserving.encode_metadata(model.name, model.version, model.signatures)
+    return web.Response(body=body, content_type="application/json")
+
+
+def _json(value: Any) -> web.Response:
+    return web.Response(body=json.dumps(value, indent=1).encode(), content_type="application/json")

@@ -1,0 +1,64 @@
+"""``GET /``: the page for people. Shows what is served; needs no script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from aiohttp import web
+
+from stfs import __version__
+from stfs.lifecycle.record import ModelStatus
+from stfs.model import zeros
+from stfs.protocols import stfs
+from stfs.web.context import CONTEXT, Context
+from stfs.web.models import detail
+
+HERE = Path(__file__).parent
+
+_templates = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(HERE / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+async def index(request: web.Request) -> web.Response:
+    """Models, their versions and states, their signatures, and a request to copy."""
+    context = request.app[CONTEXT]
+    url = f"{request.scheme}://{request.host}"
+    models = [_model(context, status, url) for status in context.manager.status()]
+    page = _templates.get_template("index.html").render(
+        models=models, version=__version__, ready=context.ready(), url=url
+    )
+    # The page changes with every version swap, and a cached one would show what is no longer true.
+    return web.Response(text=page, content_type="text/html", headers={"Cache-Control": "no-store"})
+
+
+def _model(context: Context, status: ModelStatus, url: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "detail": detail(context, status),
+        "curl": example_curl(context, status.name, url),
+    }
+
+
+def example_curl(context: Context, name: str, url: str) -> str | None:
+    """A curl line that a shell takes as it stands, for the model's default signature; ``None`` while none is served.
+
+    The values are zeros: right in name, dtype and shape, so that the answer is an answer.
+    """
+    if not context.registry.serving().get(name):
+        return None
+    with context.registry.acquire(name) as handle:
+        model = handle.model
+        signature = model.signature(None)
+        data = stfs.encode(zeros(signature, 1)).decode()
+    body = f'{{"data": {data}}}' if name == context.default_model() else f'{{"model_name": "{name}", "data": {data}}}'
+    credentials = f"-u {context.config.auth_username} " if context.config.enable_auth else ""
+    insecure = "-k " if context.config.enable_ssl else ""
+    quoted = body.replace("'", "'\\''")
+    return f"curl {insecure}{credentials}-H 'Content-Type: application/json' -d '{quoted}' {url}/"

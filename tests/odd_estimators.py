@@ -1,0 +1,44 @@
+"""Estimators that misbehave in chosen ways. Pickled by tests, imported by the server under test (see ``running``)."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin
+
+
+class Odd(RegressorMixin, BaseEstimator):
+    """Doubles its one feature, unless the value asks for trouble."""
+
+    RAISE, WRONG_ROWS, EXIT = -1.0, -2.0, -3.0
+
+    def __init__(self, sleep_s: float = 0.0, version: float = 0.0):
+        self.sleep_s = sleep_s
+        self.version = version
+
+    def fit(self, x, y=None):
+        self.n_features_in_ = np.asarray(x).shape[1]
+        return self
+
+    def predict(self, x):
+        x = np.asarray(x)
+        if (x != 0).any():  # warm-up sends zeros
+            time.sleep(self.sleep_s)
+        if (x == self.RAISE).any():
+            raise RuntimeError("the value -1 is cursed")
+        if (x == self.WRONG_ROWS).any():
+            return np.zeros(len(x) + 1)
+        if (x == self.EXIT).any():
+            raise SystemExit(3)
+        return 2 * x[:, 0] + self.version
+
+
+def write_odd(folder: Path, **settings: float) -> Path:
+    """An :class:`Odd` as a joblib file in ``folder``; the file's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.joblib"
+    joblib.dump(Odd(**settings).fit([[0.0]]), path)
+    return path

@@ -1,0 +1,204 @@
+"""Flags, environment and file amount to one configuration, and every mistake is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stfs.config import ServerConfig, load
+from stfs.errors import ConfigError
+from stfs.lifecycle.policy import All, Latest, Specific
+from stfs.options import OPTIONS
+
+
+def configure(*argv: str, environ: dict[str, str] | None = None, positional: bool = False) -> ServerConfig:
+    return load(argv, environ or {}, prog="test", positional=positional)
+
+
+def test_defaults_are_the_seeds():
+    config = configure()
+    (model,) = config.models
+    assert (model.name, model.base_path, model.platform) == ("default", Path("./model"), None)
+    assert (config.host, config.port, config.auth_username, config.auth_password) == ("0.0.0.0", 8500, "admin", "admin")
+    assert not config.enable_auth
+    assert not config.enable_ssl
+    assert model.version_policy == Latest(1)
+
+
+def test_every_seed_flag_and_its_environment_variable_are_known():
+    seed = [
+        "host",
+        "port",
+        "enable_ssl",
+        "secret_pem",
+        "secret_key",
+        "model_name",
+        "model_base_path",
+        "model_platform",
+        "model_config_file",
+        "reload_models",
+        "custom_op_paths",
+        "session_config",
+        "debug",
+        "log_level",
+        "enable_auth",
+        "auth_username",
+        "auth_password",
+        "enable_cors",
+        "enable_b64_autoconvert",
+        "download_inference_images",
+        "workers",
+        "threads",
+    ]
+    options = {option.name: option for option in OPTIONS}
+    assert set(seed) <= set(options)
+    for name in seed:
+        expected = "STFS_B64_AUTOCONVERT" if name == "enable_b64_autoconvert" else f"STFS_{name.upper()}"
+        assert options[name].variable == expected
+
+
+@pytest.mark.parametrize(
+    "spelling", [["--enable_auth=True"], ["--enable_auth", "true"], ["--enable_auth", "1"], ["--enable_auth"]]
+)
+def test_true_in_all_spellings(spelling):
+    assert configure(*spelling).enable_auth is True
+
+
+@pytest.mark.parametrize("spelling", [["--enable_cors=False"], ["--enable_cors", "false"], ["--enable_cors=0"]])
+def test_false_is_false(spelling):
+    assert configure(*spelling).enable_cors is False
+
+
+def test_dashes_are_as_good_as_underscores():
+    assert configure("--model-base-path", "m").models[0].base_path == Path("m")
+
+
+def test_flags_beat_environment_beats_file_beats_defaults(tmp_path):
+    file = tmp_path / "models.json"
+    entries = [{"name": "a", "base_path": "x"}]
+    file.write_text(json.dumps({"port": 1001, "host": "file", "log_level": "error", "model_config_list": entries}))
+    environ = {"STFS_PORT": "1002", "STFS_HOST": "env", "STFS_MODEL_CONFIG_FILE": str(file)}
+    config = configure("--port=1003", environ=environ)
+    assert (config.port, config.host, config.log_level, config.enable_cors) == (1003, "env", "error", True)
+
+
+def test_a_models_own_settings_beat_the_flags_that_give_every_model_its_default(tmp_path):
+    file = tmp_path / "models.json"
+    entries = [
+        {"name": "a", "base_path": "x", "platform": "onnx", "max_batch_size": 8, "allowed_batch_sizes": [2, 8]},
+        {"name": "b", "base_path": "y", "version_policy": {"specific": {"versions": [1, 3]}}, "batchable": False},
+    ]
+    file.write_text(json.dumps({"model_config_list": entries}))
+    config = configure(
+        f"--model_config_file={file}", "--max_batch_size=64", "--batch_timeout_ms=2", "--model_version_policy=all"
+    )
+    a, b = config.models
+    assert (a.name, a.platform, a.batch.max_batch_size, a.batch.allowed_batch_sizes) == ("a", "onnx", 8, (2, 8))
+    assert a.version_policy == All()
+    assert (b.platform, b.batch.max_batch_size, b.batch.batch_timeout_s) == (None, 64, 0.002)
+    assert b.version_policy == Specific(frozenset({1, 3}))
+    assert (a.batchable, b.batchable) == (None, False)
+
+
+def test_the_seeds_config_file_is_read(tmp_path):
+    file = tmp_path / "models.json"
+    session = {"log_device_placement": True, "allow_soft_placement": True, "per_process_gpu_memory_fraction": 0.5}
+    file.write_text(
+        json.dumps(
+            {
+                "model_config_list": [
+                    {
+                        "name": "default",
+                        "base_path": "./models/m/",
+                        "platform": "tensorflow",
+                        "custom_op_paths": "./a/,./b.so",
+                        "session_config": session,
+                    }
+                ]
+            }
+        )
+    )
+    (model,) = configure("--model_config_file", str(file)).models
+    assert model.custom_op_paths == (Path("./a"), Path("./b.so"))
+    assert model.session_config == session
+    assert model.platform == "tensorflow"
+
+
+def test_the_path_may_stand_alone_after_serve():
+    assert configure("m.onnx", positional=True).models[0].base_path == Path("m.onnx")
+
+
+def test_sizes_in_bytes_take_a_unit():
+    assert configure("--max_request_bytes=2M").max_request_bytes == 2 << 20
+
+
+def test_reload_models_off_stops_the_watching():
+    assert configure("--reload_models=False").model_poll_interval_s == 0
+    assert configure().model_poll_interval_s > 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--prot=1"], "--prot"),
+        (["--port=eight"], "--port: 'eight'"),
+        (["--port=70000"], "70000 is no port number"),
+        (["--enable_auth=maybe"], "--enable_auth: 'maybe' will not do: expected true or false"),
+        (["--log_level=loud"], "--log_level: 'loud' will not do: expected one of debug"),
+        (["--session_config={"], "--session_config"),
+        (["--session_config=[]"], "expected a JSON object"),
+        (["--max_batch_size=0"], "max_batch_size must be"),
+        (["--max_batch_size=8", "--allowed_batch_sizes=2,4"], "allowed_batch_sizes must end in max_batch_size"),
+        (["--model_version_policy=newest"], "newest"),
+        (["--model_name=a/b"], "'a/b' will not do"),
+        (["--model_base_path="], "the path is empty"),
+        (["--model_config_file=/nowhere.json"], "cannot read the config file /nowhere.json: No such file"),
+        (["--max_request_bytes=0"], "positive number of bytes"),
+        (["--workers=0"], "--workers: 0"),
+        (["--request_timeout_s=-1"], "--request_timeout_s"),
+        (["--request_timeout_s=nan"], "--request_timeout_s"),
+    ],
+)
+def test_a_wrong_flag_is_named(argv, told):
+    with pytest.raises(ConfigError) as caught:
+        configure(*argv)
+    assert told in str(caught.value)
+
+
+def test_a_wrong_environment_variable_is_named():
+    with pytest.raises(ConfigError, match="STFS_PORT: 'x'"):
+        configure(environ={"STFS_PORT": "x"})
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "model_config_list"),
+        ('{"model_config_list": []}', "model_config_list"),
+        ('{"model_config_list": [{"name": "a"}]}', "[0]: 'base_path' is missing"),
+        ('{"model_config_list": [{"name": "a", "base_path": "x", "plattform": "onnx"}]}', "unknown key 'plattform'"),
+        ('{"model_config_list": [{"name": "a", "base_path": "x", "threads": "many"}]}', "threads: 'many'"),
+        (
+            '{"model_config_list": [{"name": "a", "base_path": "x"}, {"name": "a", "base_path": "y"}]}',
+            "[1]: the name 'a'",
+        ),
+        ('{"prot": 1, "model_config_list": [{"name": "a", "base_path": "x"}]}', "unknown key 'prot'"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, content, told):
+    file = tmp_path / "models.json"
+    file.write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        configure(f"--model_config_file={file}")
+    assert told in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+def test_one_model_is_said_in_one_way(tmp_path):
+    file = tmp_path / "models.json"
+    file.write_text('{"model_config_list": [{"name": "a", "base_path": "x"}]}')
+    with pytest.raises(ConfigError, match="not both"):
+        configure(f"--model_config_file={file}", "--model_base_path=y")
+    with pytest.raises(ConfigError, match="once"):
+        configure("y", "--model_base_path=z", positional=True)
