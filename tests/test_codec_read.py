@@ -503,7 +503,7 @@ def test_the_wrong_container_and_what_is_left_over(twin):
 
 def test_values_are_json_loads(twin):
     text = (
-        '{"a": [1, -2, 1.5, 1e400, -1E-2, 123456789012345678901234567890, -0, true, false, null, "x\\n\\u00e9", {}, []],'
+        '{"a": [1, -2, 1.5, 1e400, -1E-2, 123456789012345678901234567890, -0, true, false, null, "x\\n\\u00e9", {}],'
         ' "b": {"c": [[[1]]]}, "b": {"d": 2}, "e": [NaN, -Infinity]}'
     )
     expected = json.loads(text)

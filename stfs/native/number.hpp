@@ -28,7 +28,7 @@ constexpr long double POW10_LONG[28] = {1e0L,  1e1L,  1e2L,  1e3L,  1e4L,  1e5L,
 //
 // Both operands are exact, so the result is the true value rounded to 64 bits. Rounding it again to 53 bits is right
 // unless it lies exactly on a tie between two doubles, where the true value may be on either side.
-inline bool through_long_double(uint64_t mantissa, int64_t exponent, double& value) {
+STFS_INLINE bool through_long_double(uint64_t mantissa, int64_t exponent, double& value) {
     if (exponent < -27 || exponent > 27) return false;
     long double x = static_cast<long double>(mantissa);
     x = exponent < 0 ? x / POW10_LONG[-exponent] : x * POW10_LONG[exponent];
@@ -52,7 +52,7 @@ inline double python_double(const char* start, const char* stop) {
 }
 
 // Python's float(text), to the bit: infinity if it overflows.
-inline double to_double(const NumberToken& t) {
+STFS_INLINE double to_double(const NumberToken& t) {
     if (t.digits <= 19) {
         double value;
         if (t.mantissa == 0) {
@@ -78,7 +78,7 @@ general:
 
 // An integer token as T; false if it is out of range.
 template <class T>
-inline bool to_integer(const NumberToken& t, T& out) {
+STFS_INLINE bool to_integer(const NumberToken& t, T& out) {
     constexpr uint64_t max = static_cast<uint64_t>(std::numeric_limits<T>::max());
     if (t.digits > 19) {
         // 20 digits fit 64 bits only if they begin with 1 and did not wrap around.

@@ -71,7 +71,7 @@ template <class F>
 struct FloatLeaf {
     using T = F;
     static constexpr const char* wanted = "a number";
-    static const char* read(Scanner& s, const char* p, T& out, int depth, bool) {
+    STFS_INLINE static const char* read(Scanner& s, const char* p, T& out, int depth, bool) {
         if (is_digit(*p) || (*p == '-' && !s.at_minus_infinity(p))) {
             NumberToken token;
             const char* q = s.number(p, token);
@@ -93,7 +93,7 @@ template <class I>
 struct IntLeaf {
     using T = I;
     static constexpr const char* wanted = "an integer";
-    static const char* read(Scanner& s, const char* p, T& out, int depth, bool integral_floats) {
+    STFS_INLINE static const char* read(Scanner& s, const char* p, T& out, int depth, bool integral_floats) {
         if (is_digit(*p) || (*p == '-' && !s.at_minus_infinity(p))) {
             NumberToken token;
             const char* q = s.number(p, token);
@@ -116,7 +116,7 @@ struct IntLeaf {
 struct BoolLeaf {
     using T = bool;
     static constexpr const char* wanted = "true or false";
-    static const char* read(Scanner& s, const char* p, T& out, int depth, bool) {
+    STFS_INLINE static const char* read(Scanner& s, const char* p, T& out, int depth, bool) {
         if (*p != 't' && *p != 'f') return wrong_kind(s, wanted, p, depth);
         out = *p == 't';
         return s.literal(p);
@@ -127,7 +127,7 @@ struct StringLeaf {
     using T = PyObject*;
     static constexpr const char* wanted = "a string";
 
-    static const char* read(Scanner& s, const char* p, T& out, int depth, bool) {
+    STFS_INLINE static const char* read(Scanner& s, const char* p, T& out, int depth, bool) {
         StringToken token;
         if (*p == '"') {
             const char* q = s.string(p, token);
@@ -227,19 +227,44 @@ const char* parse_as(Scanner& s, const char* p, Nest& n, typename Leaf::T* out, 
                 continue;
             }
             if (n.rank < 0) n.rank = depth;
-            goto close;
+        } else {
+            if (depth < n.rank) return wrong_kind(s, "a list", p, depth);
+            n.rank = depth;
+            bool listed = depth > n.base;
+            int64_t index = listed ? n.count[depth - 1] : 0;
+            const int64_t size = listed ? n.size[depth - 1] : -1;
+            for (;;) {  // a run of leaves; a list among them is for the leaf to refuse
+                if (filled == capacity || p == s.end) {
+                    if (listed) n.count[depth - 1] = index;
+                    if (p == s.end) return s.unexpected("a value", p);
+                    return bad_element(s, FULL, nullptr, p, p, depth);
+                }
+                const char* q = Leaf::read(s, p, out[filled], depth, integral_floats);
+                if (!q) {
+                    if (listed) n.count[depth - 1] = index;
+                    return nullptr;
+                }
+                ++filled;
+                if (!listed) return q;
+                ++index;
+                p = s.space(q);
+                if (!s.at(p, ',')) break;
+                if (index == size) goto too_many;
+                p = s.space(p + 1);
+            }
+            n.count[depth - 1] = index;
         }
-        if (depth < n.rank) return wrong_kind(s, "a list", p, depth);
-        if (filled == capacity) {
-            bad_element(s, FULL, nullptr, p, p, depth);
-            return nullptr;
-        }
-        if (p == s.end) return s.unexpected("a value", p);
-        p = Leaf::read(s, p, out[filled], depth, integral_floats);
-        if (!p) return nullptr;
-        ++filled;
-        n.rank = depth;
-        for (;;) {  // after a value: its siblings, or the end of its list and of the lists around it
+        for (;;) {  // p is where the list should end, and then perhaps the lists around it
+            if (!s.at(p, ']')) return s.unexpected("',' or ']'", p);
+            int64_t& size = n.size[--depth];
+            if (size < 0) size = n.count[depth];
+            if (n.count[depth] != size) {
+                bad_element(s, TOO_FEW, nullptr, n.start[depth], p, depth);
+                s.error.have = n.count[depth];
+                s.error.want = size;
+                return nullptr;
+            }
+            ++p;
             if (depth == n.base) return p;
             ++n.count[depth - 1];
             p = s.space(p);
@@ -248,18 +273,6 @@ const char* parse_as(Scanner& s, const char* p, Nest& n, typename Leaf::T* out, 
                 ++p;
                 break;
             }
-            if (!s.at(p, ']')) return s.unexpected("',' or ']'", p);
-        close:
-            int64_t& size = n.size[depth - 1];
-            if (size < 0) size = n.count[depth - 1];
-            --depth;
-            if (n.count[depth] != size) {
-                bad_element(s, TOO_FEW, nullptr, n.start[depth], p, depth);
-                s.error.have = n.count[depth];
-                s.error.want = size;
-                return nullptr;
-            }
-            ++p;
         }
     }
 too_many:
