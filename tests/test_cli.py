@@ -1,5 +1,6 @@
 """The commands: right ones serve, wrong ones end with status 2 and one line that says what to do."""
 
+import json
 import os
 import signal
 import socket
@@ -98,10 +99,8 @@ def test_one_broken_model_among_good_ones_stops_the_start_and_is_named(tmp_path)
     write_linear(tmp_path / "good" / "1")
     (tmp_path / "bad").mkdir()
     config = tmp_path / "models.json"
-    config.write_text(
-        '{"model_config_list": [{"name": "good", "base_path": "%s"}, {"name": "bad", "base_path": "%s"}]}'
-        % (tmp_path / "good", tmp_path / "bad")
-    )
+    entries = [{"name": name, "base_path": str(tmp_path / name)} for name in ("good", "bad")]
+    config.write_text(json.dumps({"model_config_list": entries}))
     line = one_line(run_cli("serve", f"--model_config_file={config}", "--port=0"))
     assert 'model "bad"' in line
     assert 'model "good"' not in line

@@ -35,14 +35,14 @@ def test_requests_in_flight_and_queued_are_answered_before_the_end(tmp_path):
 
 
 def test_readiness_goes_false_while_liveness_stays(tmp_path):
-    with running(str(write_odd(tmp_path)), "--shutdown_delay_s=2") as server:
+    with running(str(write_odd(tmp_path)), "--shutdown_delay_s=60") as server:
         assert (server.get("/ready").status, server.get("/ready").body) == (200, b"ready")
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: server.get("/ready").status == 503)
         assert server.get("/health").body == b"healthy"
         # A load balancer needs a moment to notice; until then requests are still served.
         assert server.post("/", {"data": [[2.0]]}).json == {"predict": [4.0]}
-        assert server.process.wait(30) == 0
+        assert server.stop(limit_s=30) == 0
 
 
 def test_a_request_that_never_ends_does_not_keep_the_server(tmp_path):

@@ -108,6 +108,63 @@ inline Decimal shortest_digits(half h) {
     }
 }
 
+#if LDBL_MANT_DIG == 64
+// Correctly rounded digits of a normal x > 0 through one x87 operation: false if that cannot tell, which is seldom.
+//
+// With `tfs` six digits if those read back to x, else nine (17 for a double); without, the fewest of six to nine that do,
+// which are the shortest, because the nearest decimal of a length reads back if any does. That needs halves of an ulp on
+// both sides to be equal, so a power of two is refused. The scaled value is off by at most half a unit in 2^64, and
+// everything nearer to a tie than that is refused as well.
+template <class F>
+inline bool quick_digits(F x, bool tfs, Decimal& d, int& precision) {
+    constexpr int most = sizeof(F) == 8 ? 17 : 9;
+    constexpr double doubt = sizeof(F) == 8 ? 0.02 : 1e-9;
+    constexpr int fraction_bits = std::numeric_limits<F>::digits - 1;
+    static constexpr uint64_t unit_of[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000,
+                                           10000000000, 100000000000};
+    uint64_t bits = 0;
+    std::memcpy(&bits, &x, sizeof x);
+    if (!(x >= std::numeric_limits<F>::min()) || (bits & ((UINT64_C(1) << fraction_bits) - 1)) == 0) return false;
+    int exponent2 = static_cast<int>(bits >> fraction_bits) - (std::numeric_limits<F>::max_exponent - 1);
+    int exponent = exponent2 * 1233 >> 12;  // of ten: exact or one too small
+    int scale = most - 1 - exponent;
+    if (scale < -26 || scale > 26) return false;
+    long double top = POW10_LONG[most];
+    long double scaled = scale < 0 ? x / POW10_LONG[-scale] : x * POW10_LONG[scale];
+    if (scaled >= top) {
+        --scale;
+        scaled = scale < 0 ? x / POW10_LONG[-scale] : x * POW10_LONG[scale];
+    }
+    if (scaled >= top || scaled < POW10_LONG[most - 1]) return false;
+    auto whole = static_cast<uint64_t>(scaled);
+    auto rest = static_cast<double>(scaled - static_cast<long double>(whole));
+    for (int p = 6;; p = tfs ? most : p + 1) {
+        uint64_t unit = unit_of[most - p];
+        uint64_t q = whole / unit;
+        double past_tie = static_cast<double>(whole - q * unit) + rest - 0.5 * static_cast<double>(unit);
+        if (std::fabs(past_tie) < doubt) return false;
+        q += past_tie > 0;
+        if (p < most) {
+            int shift = most - p - scale;
+            if (shift < -22 || shift > 22) return false;
+            double back = shift < 0 ? static_cast<double>(q) / POW10[-shift] : static_cast<double>(q) * POW10[shift];
+            if (static_cast<F>(back) != x) continue;
+        }
+        char* end = std::to_chars(d.digits, d.digits + sizeof d.digits, q).ptr;
+        d.exponent = static_cast<int>(end - d.digits) - 1 + (most - p) - scale;
+        while (end[-1] == '0') --end;
+        d.count = static_cast<int>(end - d.digits);
+        precision = p;
+        return true;
+    }
+}
+#else
+template <class F>
+inline bool quick_digits(F, bool, Decimal&, int&) {
+    return false;
+}
+#endif
+
 // Digits in place if `low <= exponent < high`, else with an exponent of two digits or more: 12.5, 100.0, 1e-07.
 inline char* lay_out(const Decimal& d, int low, int high, char* o) {
     auto copy = [&](int from, int to) {
@@ -173,6 +230,9 @@ inline char* write_tfs(F size, double value, char* o) {
         return general(value, 6, o);  // six digits always tell a half
     } else {
         constexpr int full = sizeof(F) == 8 ? 17 : 9;
+        Decimal quick;
+        int precision;
+        if (quick_digits(size, true, quick, precision)) return lay_out(quick, -4, precision, o);
         if (value >= static_cast<double>(std::numeric_limits<F>::min())) {
             // Among normal numbers at most one decimal of six digits reads back to x, and the shortest one is it.
             Decimal d = shortest_digits(size);
@@ -207,6 +267,11 @@ inline char* write_float(F x, bool tfs, char* o) {
         return end;
     }
     if (tfs) return write_tfs(magnitude(x), value, o);
+    if constexpr (std::is_same_v<F, float>) {
+        Decimal quick;
+        int precision;
+        if (quick_digits(magnitude(x), false, quick, precision)) return lay_out(quick, -4, 16, o);
+    }
     return lay_out(shortest_digits(magnitude(x)), -4, 16, o);
 }
 
@@ -300,12 +365,38 @@ struct Writer {
         return true;
     }
 
+    // The elements of an innermost list, with room made for many at a time.
+    bool list(Py_ssize_t count) {
+        if constexpr (std::is_same_v<T, PyObject*>) {
+            for (Py_ssize_t i = 0; i < count; ++i) {
+                if (i) out.put(',');
+                if (!one()) return false;
+            }
+        } else {
+            constexpr Py_ssize_t step = 32;
+            for (Py_ssize_t i = 0; i < count; i += step) {
+                Py_ssize_t stop = count - i < step ? count : i + step;
+                char* o = out.room(static_cast<size_t>(stop - i) * (MAX_NUMBER_BYTES + 1));
+                for (Py_ssize_t j = i; j < stop; ++j) {
+                    if (j) *o++ = ',';
+                    o = write_number(*p++, tfs, o);
+                }
+                out.advance(o);
+            }
+        }
+        return true;
+    }
+
     bool nest(const Py_ssize_t* shape, int ndim) {
         if (ndim == 0) return one();
         out.put('[');
-        for (Py_ssize_t i = 0; i < *shape; ++i) {
-            if (i) out.put(',');
-            if (!(ndim == 1 ? one() : nest(shape + 1, ndim - 1))) return false;
+        if (ndim == 1) {
+            if (!list(*shape)) return false;
+        } else {
+            for (Py_ssize_t i = 0; i < *shape; ++i) {
+                if (i) out.put(',');
+                if (!nest(shape + 1, ndim - 1)) return false;
+            }
         }
         out.put(']');
         return true;
