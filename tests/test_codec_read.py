@@ -436,6 +436,12 @@ def test_walking_a_body(twin, make):
     assert seen == {"name": "n", "x": [[1.5], [2.0]], "list": [("number", 1), ("string", "two")]}
 
 
+@pytest.mark.parametrize("body", ["{}", 3, None, [1]])
+def test_a_body_is_bytes(twin, body):
+    with pytest.raises(TypeError):
+        twin.Reader(body)
+
+
 def test_empty_containers(twin):
     reader = twin.Reader(b"[ { } , [ ] ]")
     reader.enter_array()

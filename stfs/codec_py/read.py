@@ -55,7 +55,7 @@ class Reader:
     """
 
     def __init__(self, body: bytes | bytearray | memoryview) -> None:
-        self._body = body if isinstance(body, bytes) else bytes(body)
+        self._body = body if isinstance(body, bytes) else bytes(memoryview(body))
         self._exact = ExactText(self._body)
         # One character a byte, so that an index is an offset.
         self._text = self._body.decode("latin-1")

@@ -64,12 +64,14 @@ class Out {
     size_t capacity_ = sizeof small_;
 };
 
-constexpr size_t MAX_NUMBER_BYTES = 32;
+// The longest number has 24; the rest is slack for copies of a fixed size, which cost less than exact ones.
+constexpr size_t MAX_NUMBER_BYTES = 48;
+constexpr size_t COPY_BYTES = 20;
 
 // -- numbers: each writes at o, which has MAX_NUMBER_BYTES of room, and gives the end
 
 struct Decimal {
-    char digits[20];
+    char digits[2 * COPY_BYTES];  // at most 17 of them
     int count;
     int exponent;  // of the first digit
 };
@@ -108,6 +110,8 @@ inline Decimal shortest_digits(half h) {
     }
 }
 
+constexpr uint64_t power_of_ten(int n) { return n == 0 ? 1 : 10 * power_of_ten(n - 1); }
+
 #if LDBL_MANT_DIG == 64
 // Correctly rounded digits of a normal x > 0 through one x87 operation: false if that cannot tell, which is seldom.
 //
@@ -120,8 +124,6 @@ inline bool quick_digits(F x, bool tfs, Decimal& d, int& precision) {
     constexpr int most = sizeof(F) == 8 ? 17 : 9;
     constexpr double doubt = sizeof(F) == 8 ? 0.02 : 1e-9;
     constexpr int fraction_bits = std::numeric_limits<F>::digits - 1;
-    static constexpr uint64_t unit_of[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000,
-                                           10000000000, 100000000000};
     uint64_t bits = 0;
     std::memcpy(&bits, &x, sizeof x);
     if (!(x >= std::numeric_limits<F>::min()) || (bits & ((UINT64_C(1) << fraction_bits) - 1)) == 0) return false;
@@ -136,27 +138,39 @@ inline bool quick_digits(F x, bool tfs, Decimal& d, int& precision) {
         scaled = scale < 0 ? x / POW10_LONG[-scale] : x * POW10_LONG[scale];
     }
     if (scaled >= top || scaled < POW10_LONG[most - 1]) return false;
-    auto whole = static_cast<uint64_t>(scaled);
-    auto rest = static_cast<double>(scaled - static_cast<long double>(whole));
-    for (int p = 6;; p = tfs ? most : p + 1) {
-        uint64_t unit = unit_of[most - p];
+    auto whole = static_cast<uint64_t>(llrintl(scaled));
+    auto rest = static_cast<double>(scaled - static_cast<long double>(whole));  // -0.5 to 0.5
+    // 1: these are the digits; 0: they do not read back; -1: a doubt.
+    auto attempt = [&](auto constant) {
+        constexpr int p = decltype(constant)::value;
+        constexpr uint64_t unit = power_of_ten(most - p);
         uint64_t q = whole / unit;
-        double past_tie = static_cast<double>(whole - q * unit) + rest - 0.5 * static_cast<double>(unit);
-        if (std::fabs(past_tie) < doubt) return false;
-        q += past_tie > 0;
-        if (p < most) {
+        if constexpr (p == most) {
+            if (0.5 - std::fabs(rest) < doubt) return -1;
+        } else {
+            double past_tie = static_cast<double>(static_cast<int64_t>(whole - q * unit)) + rest - 0.5 * unit;
+            if (std::fabs(past_tie) < doubt) return -1;
+            q += past_tie > 0;
             int shift = most - p - scale;
-            if (shift < -22 || shift > 22) return false;
-            double back = shift < 0 ? static_cast<double>(q) / POW10[-shift] : static_cast<double>(q) * POW10[shift];
-            if (static_cast<F>(back) != x) continue;
+            if (shift < -22 || shift > 22) return -1;
+            auto back = static_cast<double>(static_cast<int64_t>(q));
+            back = shift < 0 ? back / POW10[-shift] : back * POW10[shift];
+            if (static_cast<F>(back) != x) return 0;
         }
         char* end = std::to_chars(d.digits, d.digits + sizeof d.digits, q).ptr;
         d.exponent = static_cast<int>(end - d.digits) - 1 + (most - p) - scale;
         while (end[-1] == '0') --end;
         d.count = static_cast<int>(end - d.digits);
         precision = p;
-        return true;
+        return 1;
+    };
+    int outcome = attempt(std::integral_constant<int, 6>{});
+    if constexpr (most == 9) {
+        if (outcome == 0 && !tfs) outcome = attempt(std::integral_constant<int, 7>{});
+        if (outcome == 0 && !tfs) outcome = attempt(std::integral_constant<int, 8>{});
     }
+    if (outcome == 0) outcome = attempt(std::integral_constant<int, most>{});
+    return outcome == 1;
 }
 #else
 template <class F>
@@ -168,11 +182,11 @@ inline bool quick_digits(F, bool, Decimal&, int&) {
 // Digits in place if `low <= exponent < high`, else with an exponent of two digits or more: 12.5, 100.0, 1e-07.
 inline char* lay_out(const Decimal& d, int low, int high, char* o) {
     auto copy = [&](int from, int to) {
-        std::memcpy(o, d.digits + from, static_cast<size_t>(to - from));
+        std::memcpy(o, d.digits + from, COPY_BYTES);
         o += to - from;
     };
     auto zeros = [&](int n) {
-        std::memset(o, '0', static_cast<size_t>(n));
+        std::memset(o, '0', 16);  // n is never more: the layout with an exponent sees to that
         o += n;
     };
     if (d.exponent < low || d.exponent >= high) {
@@ -260,8 +274,8 @@ inline char* write_float(F x, bool tfs, char* o) {
     }
     // Whole numbers that every style writes digit for digit, because a neighbour of theirs is a whole number too.
     double plain = tfs ? 999999.0 : sizeof(F) == 2 ? 2048.0 : sizeof(F) == 4 ? 16777216.0 : 999999999999999.0;
-    if (value <= plain && value == std::floor(value)) {
-        char* end = std::to_chars(o, o + 20, static_cast<uint64_t>(value)).ptr;
+    if (value <= plain && value == static_cast<double>(static_cast<int64_t>(value))) {
+        char* end = std::to_chars(o, o + 20, static_cast<int64_t>(value)).ptr;
         *end++ = '.';
         *end++ = '0';
         return end;
@@ -279,8 +293,9 @@ inline char* write_number(double x, bool tfs, char* o) { return write_float(x, t
 inline char* write_number(float x, bool tfs, char* o) { return write_float(x, tfs, o); }
 inline char* write_number(half x, bool tfs, char* o) { return write_float(x, tfs, o); }
 inline char* write_number(bool x, bool, char* o) {
-    std::memcpy(o, x ? "true" : "false", x ? 4 : 5);
-    return o + (x ? 4 : 5);
+    static constexpr char words[2][9] = {"false   ", "true    "};
+    std::memcpy(o, words[x], 8);  // no branch, since bools are hard to predict
+    return o + 5 - x;
 }
 template <class I, class = std::enable_if_t<std::is_integral_v<I>>>
 inline char* write_number(I x, bool, char* o) {
