@@ -117,7 +117,7 @@ class ModelLoader:
             key: Batcher(
                 partial(servable.run, key),
                 config.batch,
-                name=f"{name}/{version}/{key}",
+                name=f'model "{name}" version {version}',
                 merge=signature.batchable,
                 loop=loop,
                 observer=self._observer(name, version),

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,14 +112,20 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 @contextmanager
 def running(
-    *argv: str, env: Mapping[str, str] | None = None, module: str = "stfs", serve: bool = True
+    *argv: str,
+    env: Mapping[str, str] | None = None,
+    module: str = "stfs",
+    serve: bool = True,
+    preexec_fn: Callable[[], None] | None = None,
 ) -> Iterator[Running]:
     """``stfs serve ARGV --port 0`` until the block ends; fails with the server's log if it does not come up."""
     command = [sys.executable, "-m", module, *(["serve"] if serve else []), *argv, "--port=0", "--host=127.0.0.1"]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "output"
         with output.open("wb") as sink:
-            process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment(env))
+            process = subprocess.Popen(
+                command, stdout=sink, stderr=subprocess.STDOUT, env=environment(env), preexec_fn=preexec_fn
+            )
         try:
             yield Running(process, _wait_for_url(process, output), output)
         finally:

@@ -114,7 +114,8 @@ async def read_body(request: web.Request, limit_bytes: int) -> bytes:
 def error_response(dialect: Dialect, error: errors.RequestError, lease: Lease) -> web.Response:
     """The error in the dialect's form, told with the model's name where a model was found."""
     text = str(error)
-    if lease.model is not None and not isinstance(error, errors.NotFound):
+    blames = isinstance(error, errors.InvalidRequest | errors.ModelFailed)
+    if lease.model is not None and blames and not text.startswith("model "):
         text = f'model "{lease.model.name}" version {lease.model.version}: {text}'
     response = web.Response(
         body=dialect.encode_error(error, text), status=dialect.status_of(error), content_type="application/json"
