@@ -1,4 +1,4 @@
-"""What 64 concurrent clients get over HTTP from a scikit-learn forest, with batching and without. Every answer is checked.
+"""What 64 concurrent clients get over HTTP from a forest, with batching and without. Every answer is checked.
 
 The server has one core and the clients the other, where there are two. Ratios within one run are what counts: the two
 servers run side by side and take turns. Figures are in ``extra_info`` and printed with ``-s``.
