@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -46,6 +47,8 @@ def main_seed(argv: Sequence[str] | None = None) -> None:
 
 def _serve(argv: Sequence[str], *, prog: str, positional: bool) -> None:
     started_at_s = time.monotonic()
+    # Until the loop has its own handlers; as process 1 of a container the default would be to ignore it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # Imported here so that --version and a wrong command answer at once.
     from stfs import config, process
 

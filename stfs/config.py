@@ -1,7 +1,8 @@
 """What the server is told: flags, ``STFS_*`` environment variables, a JSON file. The only reader of the three.
 
 The options themselves are in ``stfs.options``. Flags beat the environment, the environment beats the file, the file
-beats the defaults. Nothing is read when this module is imported.
+beats the defaults; within the file, a model's own entry beats what is said beside the list. Nothing is read when this
+module is imported.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any
 
 from stfs.batcher.policy import BatchPolicy
 from stfs.errors import ConfigError
-from stfs.lifecycle.policy import Latest, VersionPolicy, parse_version_policy
+from stfs.lifecycle.policy import Latest, VersionPolicy
 from stfs.options import BY_NAME, MODEL_KEYS, OPTIONS, Option, build_parser
+
+ONE_MODEL = ("model_base_path", "model_name", "model_platform")
+"""What says which model to serve, where there is no config file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class ServerConfig:
     auth_password: str = "admin"
     enable_cors: bool = True
     log_level: str = "info"
+    hot_path: bool = True
     max_request_bytes: int = 256 << 20
     request_timeout_s: float = 0.0
     model_poll_interval_s: float = 1.0
@@ -74,24 +79,22 @@ def load(argv: Sequence[str], environ: Mapping[str, str], *, prog: str, position
             raise ConfigError("give the model's path once: either PATH or --model_base_path")
         given["model_base_path"] = path
     texts = {name: ("--" + name, text) for name, text in given.items() if text is not None}
+    if "model_config_file" in texts and (wrong := [name for name in ONE_MODEL if name in texts]):
+        raise ConfigError(f"give either --model_config_file or one model by --{wrong[0]} (or PATH), not both")
+    by_flag = frozenset(texts)
     for option in OPTIONS:
         if option.name not in texts and (text := environ.get(option.variable)):
             texts[option.name] = (option.variable, text)
+    if by_flag.intersection(ONE_MODEL) and "model_config_file" not in by_flag:
+        texts.pop("model_config_file", None)  # a model named by flag beats a file named by the environment
     said = {name: _parse(BY_NAME[name], text, source) for name, (source, text) in texts.items()}
-    defaults = {option.name: option.parse(option.default) for option in OPTIONS}
-    file_name = said.get("model_config_file", "")
-    entries: list[Mapping[str, Any]] | None = None
-    if file_name:
-        if "model_base_path" in given and given["model_base_path"] is not None:
-            raise ConfigError("give either --model_config_file or a model's path, not both")
+    options = {option.name: option.parse(option.default) for option in OPTIONS}
+    if file_name := said.get("model_config_file"):
         from_file, entries = _read_file(Path(file_name))
-        defaults |= from_file
-    options = defaults | said
-    if entries is None:
-        models: tuple[ModelConfig, ...] = (_model(options, options["model_version_policy"], "--"),)
-    else:
-        models = _models(entries, options, file_name)
-    return _server(options, models)
+        models = _models(entries, options | from_file, said, file_name)
+        return _server(options | from_file | said, models)
+    options |= said
+    return _server(options, (_model(options, ""),))
 
 
 def _parse(option: Option, value: Any, source: str) -> Any:
@@ -99,7 +102,7 @@ def _parse(option: Option, value: Any, source: str) -> Any:
     text = value if isinstance(value, str) else _as_text(value)
     try:
         return option.parse(text)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ConfigError) as error:
         raise ConfigError(f"{source}: {text!r} will not do: {error}") from None
 
 
@@ -127,55 +130,54 @@ def _read_file(path: Path) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     for key, value in content.items():
         if key == "model_config_list":
             continue
-        if key not in BY_NAME or key in ("model_name", "model_base_path", "model_platform", "model_config_file"):
+        if key not in BY_NAME or key in (*ONE_MODEL, "model_config_file"):
             raise ConfigError(f"{path}: unknown key {key!r}")
         server[key] = _parse(BY_NAME[key], value, f"{path}: {key}")
     return server, entries
 
 
-def _models(entries: list[Mapping[str, Any]], options: Mapping[str, Any], file_name: str) -> tuple[ModelConfig, ...]:
+def _models(
+    entries: list[Mapping[str, Any]], defaults: Mapping[str, Any], said: Mapping[str, Any], file_name: str
+) -> tuple[ModelConfig, ...]:
     models: dict[str, ModelConfig] = {}
+    # Which model an entry means is its own to say; what is said of all models by flag or environment beats it.
+    said = {name: value for name, value in said.items() if name not in ONE_MODEL}
     for position, entry in enumerate(entries):
         where = f"{file_name}: model_config_list[{position}]"
         if unknown := sorted(set(entry) - set(MODEL_KEYS)):
-            known = ", ".join(MODEL_KEYS)
-            raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {known}")
+            raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(MODEL_KEYS)}")
         for key in ("name", "base_path"):
-            if not isinstance(entry.get(key), str) or not entry[key]:
+            if not isinstance(entry.get(key), str):
                 raise ConfigError(f"{where}: {key!r} is missing or not a string")
-        merged = dict(options)
+        own = {}
         for key, value in entry.items():
-            if key != "version_policy":
-                option = BY_NAME[MODEL_KEYS[key]]
-                merged[option.name] = _parse(option, value, f"{where}: {key}")
-        # Which model an entry means is never overridden from outside it.
-        merged["model_platform"] = entry.get("platform", "")
-        model = _model(merged, entry.get("version_policy", options["model_version_policy"]), f"{where}: ")
+            option = BY_NAME[MODEL_KEYS[key]]
+            own[option.name] = _parse(option, value, f"{where}: {key}")
+        model = _model({**defaults, **own, **said}, f"{where}: ")
         if model.name in models:
             raise ConfigError(f"{where}: the name {model.name!r} is taken by an earlier entry")
         models[model.name] = model
     return tuple(models.values())
 
 
-def _model(options: Mapping[str, Any], version_policy: Any, where: str) -> ModelConfig:
-    name = options["model_name"]
-    if not name or any(c in "/:" or ord(c) < 32 for c in name):
-        raise ConfigError(f"{where}model_name: {name!r} will not do: it stands in addresses, so no '/' and no ':'")
-    if not options["model_base_path"]:
-        raise ConfigError(f"{where}model_base_path: the path is empty")
-    return ModelConfig(
-        name=name,
-        base_path=Path(options["model_base_path"]),
-        platform=options["model_platform"] or None,
-        version_policy=parse_version_policy(version_policy),
-        batch=BatchPolicy(
+def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
+    try:
+        batch = BatchPolicy(
             max_batch_size=options["max_batch_size"],
             batch_timeout_s=options["batch_timeout_ms"] / 1e3,
             max_enqueued_rows=options["max_enqueued"],
             allowed_batch_sizes=options["allowed_batch_sizes"],
-        ),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+    return ModelConfig(
+        name=options["model_name"],
+        base_path=options["model_base_path"],
+        platform=options["model_platform"] or None,
+        version_policy=options["model_version_policy"],
+        batch=batch,
         batchable=None if options["batchable"] else False,
-        threads=_at_least(0, options, "threads"),
+        threads=options["threads"],
         device=options["device"],
         custom_op_paths=options["custom_op_paths"],
         session_config=options["session_config"],
@@ -183,9 +185,6 @@ def _model(options: Mapping[str, Any], version_policy: Any, where: str) -> Model
 
 
 def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> ServerConfig:
-    if not 0 <= options["port"] <= 65535:
-        raise ConfigError(f"--port: {options['port']} is no port number (0 to 65535)")
-    _at_least(1, options, "workers")
     return ServerConfig(
         models=models,
         host=options["host"],
@@ -198,21 +197,15 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> Serv
         auth_password=options["auth_password"],
         enable_cors=options["enable_cors"],
         log_level="debug" if options["debug"] else options["log_level"],
+        hot_path=options["hot_path"] != "off",
         max_request_bytes=options["max_request_bytes"],
         request_timeout_s=options["request_timeout_s"],
         model_poll_interval_s=options["model_poll_interval_s"] if options["reload_models"] else 0.0,
-        max_load_retries=_at_least(0, options, "max_load_retries"),
+        max_load_retries=options["max_load_retries"],
         drain_timeout_s=options["drain_timeout_s"],
         shutdown_delay_s=options["shutdown_delay_s"],
         shutdown_timeout_s=options["shutdown_timeout_s"],
     )
-
-
-def _at_least(least: int, options: Mapping[str, Any], name: str) -> int:
-    value: int = options[name]
-    if value < least:
-        raise ConfigError(f"--{name}: {value} will not do: it must be at least {least}")
-    return value
 
 
 def from_environment(argv: Sequence[str], *, prog: str, positional: bool) -> ServerConfig:

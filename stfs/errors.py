@@ -16,7 +16,6 @@ Each wire dialect maps these types to its own statuses in one table (see ``stfs.
         │   ├── InvalidInput    a named input is missing, unknown, or of the wrong dtype or shape
         │   └── UnsupportedMediaType
         ├── TooLarge            the body is over the limit
-        ├── Unauthenticated
         ├── NotFound
         │   ├── ModelNotFound
         │   ├── VersionNotFound
@@ -24,7 +23,6 @@ Each wire dialect maps these types to its own statuses in one table (see ``stfs.
         ├── Unavailable         not now: loading, unloading, shutting down
         │   └── Overloaded      the queue is full; carries when to try again
         ├── DeadlineExceeded
-        ├── Cancelled           the client has gone
         └── ModelFailed         the model raised, or returned what it did not promise
 """
 
@@ -113,10 +111,6 @@ class TooLarge(RequestError):
     """The request body is over the server's limit."""
 
 
-class Unauthenticated(RequestError):
-    """Credentials are missing or wrong."""
-
-
 class NotFound(RequestError):
     """What the request names is not served here."""
 
@@ -147,10 +141,6 @@ class Overloaded(Unavailable):
 
 class DeadlineExceeded(RequestError):
     """The request's deadline passed before its answer was ready."""
-
-
-class Cancelled(RequestError):
-    """The client went away before its answer was ready."""
 
 
 class ModelFailed(RequestError):

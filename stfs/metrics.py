@@ -16,6 +16,9 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the batch-size buckets, in rows."""
 
+RETIRED = "retired"
+"""Stands for all versions of a model that are no longer served."""
+
 ModelKey = tuple[str, str]
 """Model name and version, the version as text (``"-"`` where a request never reached a version)."""
 
@@ -34,6 +37,11 @@ class Histogram:
         """Count one observation."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def add(self, other: Histogram) -> None:
+        """Take over the observations of another with the same bounds."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
 
     def snapshot(self) -> HistogramSnapshot:
         """The counts as they are now."""
@@ -78,6 +86,16 @@ class _PerModel:
     failed_batches: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
 
+    def add(self, other: _PerModel) -> None:
+        self.request_seconds.add(other.request_seconds)
+        self.batch_rows.add(other.batch_rows)
+        self.queue_seconds.add(other.queue_seconds)
+        self.run_seconds.add(other.run_seconds)
+        self.padded_rows += other.padded_rows
+        self.failed_batches += other.failed_batches
+        for reason, count in other.reasons.items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + count
+
 
 class Metrics:
     """The counters of one server. All methods are for the event-loop thread."""
@@ -115,6 +133,15 @@ class Metrics:
         entry.padded_rows += padded
         entry.failed_batches += failed
         entry.reasons[reason] = entry.reasons.get(reason, 0) + 1
+
+    def retire(self, model: str, version: str) -> None:
+        """A version has gone: its counts go on in those of :data:`RETIRED`, so that versions do not pile up here."""
+        gone = self._models.pop((model, version), None)
+        if gone is not None:
+            self._model(model, RETIRED).add(gone)
+        for key in [key for key in self._requests if key[:2] == (model, version)]:
+            kept = (model, RETIRED, key[2], key[3])
+            self._requests[kept] = self._requests.get(kept, 0) + self._requests.pop(key)
 
     def snapshot(self) -> Snapshot:
         """Everything recorded until now."""

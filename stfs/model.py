@@ -17,8 +17,9 @@ import numpy as np
 
 from stfs import platforms
 from stfs.batcher.batcher import Batcher, BatchRecord
+from stfs.batcher.queue import Entry
 from stfs.config import ModelConfig
-from stfs.errors import LoadFailed, SignatureNotFound
+from stfs.errors import LoadFailed, RequestError, SignatureNotFound
 from stfs.metrics import Metrics
 from stfs.platforms.base import LoadOptions, Servable
 from stfs.signature import STRING, Array, Signature, Tensors, TensorSpec
@@ -73,6 +74,22 @@ class Model:
         rows = signature.rows(bound) if signature.batchable else 1
         return await self._batchers[signature.name].infer(bound, rows, deadline_s)
 
+    def submit(
+        self,
+        signature: Signature,
+        inputs: Mapping[str, Array],
+        reply: Callable[[Tensors | None, RequestError | None], None],
+        deadline_s: float | None,
+    ) -> Entry:
+        """:meth:`infer` by callback: ``reply`` gets the outputs or the error, once, on the loop, never from in here.
+
+        Raises what the inputs or a full queue call for, and then does not call ``reply``. Cancelling the entry
+        withdraws the request.
+        """
+        bound = signature.bind(inputs)
+        rows = signature.rows(bound) if signature.batchable else 1
+        return self._batchers[signature.name].submit(bound, rows, reply, deadline_s)
+
     def queued_rows(self) -> int:
         """Rows that wait for a run, over all signatures."""
         return sum(batcher.queued_rows for batcher in self._batchers.values())
@@ -94,6 +111,12 @@ class ModelLoader:
         self._configs = configs
         self._metrics = metrics
 
+    def check(self) -> None:
+        """Raises :class:`stfs.errors.ConfigError` if a platform is configured that does not exist."""
+        for config in self._configs.values():
+            if config.platform:
+                platforms.find(config.platform)
+
     def is_model(self, name: str, path: Path) -> bool:
         """Whether ``path`` itself is a model of the platform configured for ``name``, or of any if none is."""
         wanted = self._configs[name].platform
@@ -111,7 +134,7 @@ class ModelLoader:
         try:
             signatures = await loop.run_in_executor(None, _warm_up, servable, config.batchable)
         except BaseException:
-            servable.close()
+            await loop.run_in_executor(None, servable.close)
             raise
         batchers = {
             key: Batcher(
@@ -190,6 +213,8 @@ def _warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]
             one_row_runs = True
         if batches and one_row_runs:
             batches = _keeps_rows(servable, signature)
+        elif any(spec.shape is None for spec in signature.outputs):
+            batches = False  # nothing has shown that this output has a row for each input row
         settled[key] = Signature(signature.name, signature.inputs, signature.outputs, batches)
     return settled
 
@@ -213,6 +238,6 @@ def zeros(signature: Signature, rows: int) -> Tensors:
 
 
 def _zeros(spec: TensorSpec, rows: int) -> Array:
-    shape = spec.shape or (None,)
+    shape: tuple[int | None, ...] = (None,) if spec.shape is None else spec.shape
     filled = tuple((rows if axis == 0 else 1) if size is None else size for axis, size in enumerate(shape))
     return np.full(filled, b"", dtype=STRING) if spec.dtype == STRING else np.zeros(filled, dtype=spec.dtype)

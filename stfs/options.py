@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stfs.errors import ConfigError
+from stfs.lifecycle.policy import VersionPolicy, parse_version_policy
 
 
 def _boolean(text: str) -> bool:
@@ -24,15 +25,54 @@ def _boolean(text: str) -> bool:
     raise ValueError("expected true or false")
 
 
-def _whole(text: str) -> int:
-    return int(text)
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError("expected a whole number, 1 or more")
+    return value
 
 
-def _seconds(text: str) -> float:
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError("expected a whole number, 0 or more")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise ValueError("expected a port number, 0 to 65535")
+    return value
+
+
+def _duration(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
-        raise ValueError("expected a number of seconds, 0 or more")
+        raise ValueError("expected a number, 0 or more")
     return value
+
+
+def _user_name(text: str) -> str:
+    if ":" in text:
+        raise ValueError("a user name has no ':' (RFC 7617)")
+    return text
+
+
+def _model_name(text: str) -> str:
+    if not text or any(c in "/:" or ord(c) < 32 for c in text):
+        raise ValueError("it stands in addresses, so it is not empty and has no '/' and no ':'")
+    return text
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise ValueError("the path is empty")
+    return Path(text)
+
+
+def _version_policy(text: str) -> VersionPolicy:
+    return parse_version_policy(json.loads(text) if text.lstrip().startswith("{") else text)
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -95,38 +135,41 @@ _MODEL, _BATCH, _SERVER, _SECURITY, _LIFECYCLE, _LOG = (
 )
 
 OPTIONS: tuple[Option, ...] = (
-    Option("model_name", str, "default", "name to serve it under", _MODEL),
-    Option("model_base_path", str, "./model", "a model file, or a folder of numbered versions", _MODEL),
+    Option("model_name", _model_name, "default", "name to serve it under", _MODEL),
+    Option("model_base_path", _path, "./model", "a model file, or a folder of numbered versions", _MODEL),
     Option("model_platform", str, "", "tensorflow, onnx, scikitlearn, ... (told by the files if not given)", _MODEL),
     Option("model_config_file", str, "", "JSON file with model_config_list, instead of the three above", _MODEL),
-    Option("model_version_policy", str, "latest", "latest, latest:N, all, or specific:1,3", _MODEL),
+    Option("model_version_policy", _version_policy, "latest", "latest, latest:N, all, or specific:1,3", _MODEL),
     Option("custom_op_paths", _paths, "", "TensorFlow custom ops: .so files or folders, comma-separated", _MODEL),
     Option("session_config", _json_object, "{}", "TensorFlow session options as JSON", _MODEL),
     Option("device", _choice("auto", "cpu", "cuda"), "auto", "auto, cpu or cuda", _MODEL),
-    Option("threads", _whole, "0", "threads that one run of a model may use; 0: chosen for you", _MODEL),
-    Option("max_batch_size", _whole, "128", "rows that one run may take", _BATCH),
-    Option("batch_timeout_ms", float, "0", "ms a lone request may wait for company; 0: never wait", _BATCH),
-    Option("max_enqueued", _whole, "10000", "rows that may queue before requests get 503", _BATCH),
+    Option("threads", _count, "0", "threads that one run of a model may use; 0: chosen for you", _MODEL),
+    Option("max_batch_size", _positive, "128", "rows that one run may take", _BATCH),
+    Option("batch_timeout_ms", _duration, "0", "ms a lone request may wait for company; 0: never wait", _BATCH),
+    Option("max_enqueued", _positive, "10000", "rows that may queue before requests get 503", _BATCH),
     Option("allowed_batch_sizes", _sizes, "", "pad batches up to one of these, such as 8,32,128", _BATCH),
     Option("batchable", _boolean, "true", "false: run every request by itself", _BATCH),
     Option("host", str, "0.0.0.0", "address to listen on", _SERVER),
-    Option("port", _whole, "8500", "port to listen on; 0: any free one", _SERVER),
+    Option("port", _port, "8500", "port to listen on; 0: any free one", _SERVER),
     Option("max_request_bytes", _bytes, "256M", "bytes a request body may have (K, M, G)", _SERVER),
-    Option("request_timeout_s", _seconds, "0", "seconds a request may take before it gets 504; 0: no limit", _SERVER),
-    Option("workers", _whole, "1", "front-end processes (this version runs one)", _SERVER),
+    Option("request_timeout_s", _duration, "0", "seconds a request may take before it gets 504; 0: no limit", _SERVER),
+    Option("workers", _positive, "1", "front-end processes (this version runs one)", _SERVER),
+    Option("hot_path", _choice("auto", "off"), "auto", "off: let aiohttp handle every request", _SERVER),
     Option("enable_auth", _boolean, "false", "ask for a user name and password", _SECURITY),
-    Option("auth_username", str, "admin", "the user name", _SECURITY),
+    Option("auth_username", _user_name, "admin", "the user name", _SECURITY),
     Option("auth_password", str, "admin", "the password", _SECURITY),
     Option("enable_ssl", _boolean, "false", "serve HTTPS", _SECURITY),
     Option("secret_pem", str, "secret.pem", "certificate file", _SECURITY),
     Option("secret_key", str, "secret.key", "private key file", _SECURITY),
     Option("enable_cors", _boolean, "true", "let pages of other origins call the API", _SECURITY),
     Option("reload_models", _boolean, "true", "watch for new and removed versions", _LIFECYCLE),
-    Option("model_poll_interval_s", _seconds, "1", "seconds between two looks at the model's folder", _LIFECYCLE),
-    Option("max_load_retries", _whole, "5", "times to try again to load a version that failed", _LIFECYCLE),
-    Option("drain_timeout_s", _seconds, "60", "seconds a replaced version may take to finish its requests", _LIFECYCLE),
-    Option("shutdown_delay_s", _seconds, "0", "seconds to answer 'not ready' before closing the port", _LIFECYCLE),
-    Option("shutdown_timeout_s", _seconds, "30", "seconds that requests in flight may take at shutdown", _LIFECYCLE),
+    Option("model_poll_interval_s", _duration, "1", "seconds between two looks at the model's folder", _LIFECYCLE),
+    Option("max_load_retries", _count, "5", "times to try again to load a version that failed", _LIFECYCLE),
+    Option(
+        "drain_timeout_s", _duration, "60", "seconds a replaced version may take to finish its requests", _LIFECYCLE
+    ),
+    Option("shutdown_delay_s", _duration, "0", "seconds to answer 'not ready' before closing the port", _LIFECYCLE),
+    Option("shutdown_timeout_s", _duration, "30", "seconds that requests in flight may take at shutdown", _LIFECYCLE),
     Option("log_level", _choice("debug", "info", "warning", "error", "critical"), "info", "how much to log", _LOG),
     Option("debug", _boolean, "false", "the same as --log_level=debug", _LOG),
     Option(
@@ -181,7 +224,8 @@ def build_parser(prog: str, *, positional: bool) -> argparse.ArgumentParser:
         prog=prog,
         description="Serve trained models over HTTP.",
         epilog="Every flag is also an environment variable (STFS_PORT=8500) and a key of the config file. "
-        "Flags beat the environment, the environment beats the file.",
+        "Flags beat the environment, the environment beats the file; in the file, what a model says of itself "
+        "beats what stands beside model_config_list.",
         allow_abbrev=False,
     )
     if positional:
@@ -204,5 +248,8 @@ def build_parser(prog: str, *, positional: bool) -> argparse.ArgumentParser:
 
 
 def _metavar(option: Option) -> str:
-    kinds: dict[Any, str] = {_boolean: "BOOL", _whole: "N", _seconds: "S", float: "MS", _bytes: "BYTES"}
-    return kinds.get(option.parse, "JSON" if option.parse is _json_object else "TEXT")
+    if option.name.endswith(("_s", "_ms")):
+        return option.name.rpartition("_")[2].upper()
+    kinds: dict[Any, str] = {_boolean: "BOOL", _bytes: "BYTES", _json_object: "JSON"}
+    counts = (_positive, _count, _port)
+    return "N" if option.parse in counts else kinds.get(option.parse, "TEXT")

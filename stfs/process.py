@@ -37,6 +37,8 @@ def serve(config: ServerConfig, started_at_s: float) -> None:
             _exit_past_stuck_threads()
     finally:
         runner.close()
+    if _is_any_stuck():
+        _exit_past_stuck_threads()
 
 
 async def _serve(config: ServerConfig, started_at_s: float) -> bool:
@@ -56,7 +58,8 @@ async def _serve(config: ServerConfig, started_at_s: float) -> bool:
         loop.add_signal_handler(number, on_signal, number.name)
     server = Server(config)
     if await _unless(first, server.start()):
-        _announce(server, started_at_s)
+        with contextlib.suppress(OSError):  # nobody reads what is printed; that is no reason not to serve
+            _announce(server, started_at_s)
         await first.wait()
     clean = await _unless(second, _stop(server))
     log.info("stopped")
@@ -64,10 +67,13 @@ async def _serve(config: ServerConfig, started_at_s: float) -> bool:
 
 
 async def _stop(server: Server) -> bool:
-    """Stop within the configured time, twice over: once for the requests, once for the models."""
+    """Stop within the configured time; whether everything came to its end in it."""
+    config = server.config
+    # A second more, so that requests which took all the time there was leave some for the models.
+    end_s = time.monotonic() + config.shutdown_delay_s + config.shutdown_timeout_s + 1.0
     await server.stop_listening()
     try:
-        async with asyncio.timeout(server.config.shutdown_timeout_s + 1.0):
+        async with asyncio.timeout(end_s - time.monotonic()):
             await server.free()
     except TimeoutError:
         log.warning("a model is still running or loading: ending without it")
@@ -101,13 +107,25 @@ def _announce(server: Server, started_at_s: float) -> None:
         print(f"Try:\n  {server.example}", flush=True)
 
 
+def _is_any_stuck() -> bool:
+    """Whether a thread that the interpreter's exit waits for does not end: a poll of a mount that hangs, say."""
+    end_s = time.monotonic() + 1.0
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(max(0.0, end_s - time.monotonic()))
+            if thread.is_alive():
+                return True
+    return False
+
+
 def _exit_past_stuck_threads() -> None:
-    """End now. The interpreter's own exit would wait for threads that a model or a load will not give back."""
+    """End now, with status 0. The interpreter's own exit would wait for threads that nobody will give back."""
     stuck = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
     log.debug("left behind: %s", ", ".join(stuck))
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
     os._exit(0)
 
 

@@ -15,16 +15,20 @@ from aiohttp import web
 from stfs.config import ServerConfig
 from stfs.errors import ConfigError, SetupError
 from stfs.lifecycle.manager import Manager
+from stfs.lifecycle.policy import State
 from stfs.lifecycle.record import ModelSpec
 from stfs.lifecycle.registry import Registry
 from stfs.lifecycle.source import FolderSource
 from stfs.metrics import Metrics
 from stfs.model import Model, ModelLoader
-from stfs.web.app import make_app
+from stfs.web.app import make_runner
 from stfs.web.context import Context
 from stfs.web.pages import example_curl
 
 log = logging.getLogger("stfs")
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted."""
 
 
 class Server:
@@ -35,6 +39,7 @@ class Server:
         self.metrics = Metrics()
         self.registry: Registry[Model] = Registry()
         loader = ModelLoader({model.name: model for model in config.models}, self.metrics)
+        loader.check()
         self._specs = [
             ModelSpec(
                 model.name, FolderSource(model.base_path, partial(loader.is_model, model.name)), model.version_policy
@@ -47,11 +52,16 @@ class Server:
             poll_interval_s=config.model_poll_interval_s,
             drain_timeout_s=config.drain_timeout_s,
             max_load_retries=config.max_load_retries,
+            on_change=self._on_change,
         )
         self.context = Context(config, self.registry, self.manager, self.metrics, lambda: self._ready)
         self._ready = False
         self._runner: web.AppRunner | None = None
         self._socket: socket.socket | None = None
+
+    def _on_change(self, name: str, version: int, state: State, _: str) -> None:
+        if state is State.END:
+            self.metrics.retire(name, str(version))
 
     @property
     def url(self) -> str:
@@ -75,18 +85,13 @@ class Server:
         try:
             with _told_once():
                 failures = await self.manager.start(self._specs)
-            if failures:
-                raise SetupError("; ".join(f'model "{name}": {problem}' for name, problem in failures.items()))
-            # A handler is cancelled when its client goes away, which withdraws its request from the queue.
-            self._runner = web.AppRunner(
-                make_app(self.context),
-                access_log=None,
-                handler_cancellation=True,
-                shutdown_timeout=self.config.shutdown_timeout_s,
-            )
+                if failures:
+                    raise SetupError("; ".join(f'model "{name}": {problem}' for name, problem in failures.items()))
+            self._runner = make_runner(self.context)
             await self._runner.setup()
-            await web.SockSite(self._runner, self._socket, ssl_context=tls, backlog=1024).start()
-        except SetupError:
+            _listen(self._socket, self.config)
+            await web.SockSite(self._runner, self._socket, ssl_context=tls, backlog=BACKLOG).start()
+        except Exception:
             await self.stop_listening()
             await self.free()
             raise
@@ -98,7 +103,10 @@ class Server:
         if was_ready and self.config.shutdown_delay_s:
             await asyncio.sleep(self.config.shutdown_delay_s)
         if self._runner is not None:
-            await self._runner.cleanup()
+            # aiohttp waits this long for requests, and once more after cancelling them: the first wait is the promise.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.config.shutdown_timeout_s + 0.5):
+                    await self._runner.cleanup()
         if self._socket is not None:
             self._socket.close()
 
@@ -109,17 +117,23 @@ class Server:
 
 @contextlib.contextmanager
 def _told_once() -> Iterator[None]:
-    """While the models load for the first time, what goes wrong is told by the error that ends the start alone."""
-
-    def below_warning(record: logging.LogRecord) -> bool:
-        return record.levelno < logging.WARNING
-
+    """What goes wrong while models load for the first time is told by the error that ends the start, or else logged."""
     manager = logging.getLogger(Manager.__module__)
-    manager.addFilter(below_warning)
+    kept: list[logging.LogRecord] = []
+
+    def keep_warnings(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        kept.append(record)
+        return False
+
+    manager.addFilter(keep_warnings)
     try:
         yield
     finally:
-        manager.removeFilter(below_warning)
+        manager.removeFilter(keep_warnings)
+    for record in kept:
+        manager.handle(record)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -135,12 +149,23 @@ def _bind(host: str, port: int) -> socket.socket:
         except BaseException:
             sock.close()
             raise
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port or --host"
-        ) from None
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, error) from None
     sock.setblocking(False)
     return sock
+
+
+def _listen(sock: socket.socket, config: ServerConfig) -> None:
+    """Listen, or raise :class:`ConfigError`: while the models loaded, another may have begun to on the same port."""
+    try:
+        sock.listen(BACKLOG)
+    except OSError as error:
+        raise _cannot_listen(config.host, config.port, error) from None
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or error
+    return ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --port or --host")
 
 
 def _tls(config: ServerConfig) -> ssl.SSLContext | None:

@@ -102,8 +102,8 @@ class Signature:
     def bind(self, values: Mapping[str, Array]) -> Tensors:
         """The inputs in the signature's order, each checked and cast.
 
-        Raises :class:`InvalidInput` for a missing, unknown, mistyped or misshaped input, and
-        :class:`InvalidRequest` if a batchable signature is given inputs that disagree on their number of rows.
+        Raises :class:`InvalidInput` for a missing, unknown, mistyped or misshaped input. Whether the inputs agree on
+        their number of rows is :meth:`rows`'s to say.
         """
         bound: Tensors = {}
         for spec in self.inputs:
@@ -113,12 +113,13 @@ class Signature:
         if len(values) > len(bound):
             for name in values:
                 self.input(name)
-        if self.batchable:
-            self.rows(bound)
         return bound
 
     def rows(self, bound: Mapping[str, Array]) -> int:
-        """The number of rows along dimension 0, the same in every input of a batchable signature."""
+        """The number of rows along dimension 0, the same in every input of a batchable signature.
+
+        Raises :class:`InvalidRequest` if they differ.
+        """
         counts = {name: array.shape[0] if array.ndim else None for name, array in bound.items()}
         distinct = set(counts.values())
         if len(distinct) != 1 or None in distinct:

@@ -82,22 +82,22 @@ def test_flags_beat_environment_beats_file_beats_defaults(tmp_path):
     assert (config.port, config.host, config.log_level, config.enable_cors) == (1003, "env", "error", True)
 
 
-def test_a_models_own_settings_beat_the_flags_that_give_every_model_its_default(tmp_path):
+def test_a_models_own_settings_beat_those_beside_the_list_and_flags_beat_both(tmp_path):
     file = tmp_path / "models.json"
     entries = [
         {"name": "a", "base_path": "x", "platform": "onnx", "max_batch_size": 8, "allowed_batch_sizes": [2, 8]},
         {"name": "b", "base_path": "y", "version_policy": {"specific": {"versions": [1, 3]}}, "batchable": False},
     ]
-    file.write_text(json.dumps({"model_config_list": entries}))
-    config = configure(
-        f"--model_config_file={file}", "--max_batch_size=64", "--batch_timeout_ms=2", "--model_version_policy=all"
-    )
+    content = {"model_config_list": entries, "max_batch_size": 64, "threads": 2, "model_version_policy": "all"}
+    file.write_text(json.dumps(content))
+    config = configure(f"--model_config_file={file}", "--batch_timeout_ms=2", "--threads=3")
     a, b = config.models
     assert (a.name, a.platform, a.batch.max_batch_size, a.batch.allowed_batch_sizes) == ("a", "onnx", 8, (2, 8))
     assert a.version_policy == All()
     assert (b.platform, b.batch.max_batch_size, b.batch.batch_timeout_s) == (None, 64, 0.002)
     assert b.version_policy == Specific(frozenset({1, 3}))
     assert (a.batchable, b.batchable) == (None, False)
+    assert (a.threads, b.threads) == (3, 3)
 
 
 def test_the_seeds_config_file_is_read(tmp_path):
@@ -142,19 +142,22 @@ def test_reload_models_off_stops_the_watching():
     [
         (["--prot=1"], "--prot"),
         (["--port=eight"], "--port: 'eight'"),
-        (["--port=70000"], "70000 is no port number"),
+        (["--port=70000"], "--port: '70000' will not do"),
         (["--enable_auth=maybe"], "--enable_auth: 'maybe' will not do: expected true or false"),
         (["--log_level=loud"], "--log_level: 'loud' will not do: expected one of debug"),
         (["--session_config={"], "--session_config"),
         (["--session_config=[]"], "expected a JSON object"),
-        (["--max_batch_size=0"], "max_batch_size must be"),
+        (["--max_batch_size=0"], "--max_batch_size: '0' will not do: expected a whole number, 1 or more"),
         (["--max_batch_size=8", "--allowed_batch_sizes=2,4"], "allowed_batch_sizes must end in max_batch_size"),
-        (["--model_version_policy=newest"], "newest"),
+        (["--model_version_policy=newest"], "--model_version_policy: 'newest'"),
         (["--model_name=a/b"], "'a/b' will not do"),
         (["--model_base_path="], "the path is empty"),
         (["--model_config_file=/nowhere.json"], "cannot read the config file /nowhere.json: No such file"),
         (["--max_request_bytes=0"], "positive number of bytes"),
-        (["--workers=0"], "--workers: 0"),
+        (["--workers=0"], "--workers: '0'"),
+        (["--batch_timeout_ms=-1"], "--batch_timeout_ms: '-1'"),
+        (["--max_enqueued=0"], "--max_enqueued: '0'"),
+        (["--auth_username=a:b"], "has no ':'"),
         (["--request_timeout_s=-1"], "--request_timeout_s"),
         (["--request_timeout_s=nan"], "--request_timeout_s"),
     ],
@@ -200,5 +203,11 @@ def test_one_model_is_said_in_one_way(tmp_path):
     file.write_text('{"model_config_list": [{"name": "a", "base_path": "x"}]}')
     with pytest.raises(ConfigError, match="not both"):
         configure(f"--model_config_file={file}", "--model_base_path=y")
+    with pytest.raises(ConfigError, match="--model_platform"):
+        configure(f"--model_config_file={file}", "--model_platform=onnx")
+    # Between a flag and the environment there is no conflict: the flag wins.
+    assert configure(f"--model_config_file={file}", environ={"STFS_MODEL_BASE_PATH": "/model"}).models[0].name == "a"
+    environ = {"STFS_MODEL_CONFIG_FILE": str(file)}
+    assert configure("y", environ=environ, positional=True).models[0].base_path == Path("y")
     with pytest.raises(ConfigError, match="once"):
         configure("y", "--model_base_path=z", positional=True)

@@ -28,6 +28,9 @@ from stfs.signature import STRING, Array, Signature, Tensors, TensorSpec
 
 OPTIONS = ("model_name", "model_version", "signature_name", "base64_decode", "preprocess", "postprocess", "run_profile")
 
+MAX_UNKNOWN = 64
+"""Keys beyond this are not remembered; no signature has as many inputs as a body may have keys."""
+
 UNSUPPORTED_MEDIA_TYPE = "Error, unsupported content type"
 
 
@@ -36,16 +39,12 @@ def status_of(error: errors.RequestError) -> int:
     match error:
         case errors.TooLarge():
             return 413
-        case errors.Unauthenticated():
-            return 401
         case errors.InvalidRequest() | errors.NotFound():
             return 400
         case errors.Unavailable():
             return 503
         case errors.DeadlineExceeded():
             return 504
-        case errors.Cancelled():
-            return 499
         case _:
             return 500
 
@@ -68,6 +67,8 @@ def decode(body: bytes, resolve: Resolver) -> tuple[Signature, Tensors]:
     unknown: list[str] = []
     while (key := reader.next_key()) is not None:
         if key == "data":
+            if data_at >= 0:
+                raise errors.InvalidRequest('"data" stands twice in the body')
             # Nearly always the small keys stand before the data or are left out, so parse with what is known so far;
             # the check after the loop catches the rest.
             data_at = reader.position
@@ -75,7 +76,7 @@ def decode(body: bytes, resolve: Resolver) -> tuple[Signature, Tensors]:
             try:
                 signature = resolve(*asked)
                 inputs = _read_data(reader, body, signature)
-            except (errors.InvalidInput, errors.NotFound):
+            except (errors.InvalidRequest, errors.NotFound, errors.Unavailable):
                 # Perhaps a later key names the model or signature that this data is meant for.
                 reader.seek(data_at)
                 reader.skip()
@@ -89,7 +90,7 @@ def decode(body: bytes, resolve: Resolver) -> tuple[Signature, Tensors]:
         elif key == "base64_decode":
             decode_base64 = reader.value() is True
         else:
-            if key not in OPTIONS:
+            if key not in OPTIONS and len(unknown) < MAX_UNKNOWN:
                 unknown.append(key)
             reader.skip()
     reader.end()
@@ -144,7 +145,7 @@ def _read_unwrapped(body: bytes, signature: Signature, keys: list[str]) -> Tenso
     """A body without ``data`` whose other keys name inputs, as in the seed's generated clients."""
     names = {spec.name for spec in signature.inputs}
     if not keys or not names.issuperset(keys):
-        stray = f" (unknown here: {', '.join(keys)})" if keys else ""
+        stray = f" (unknown here: {', '.join(keys[:5])})" if keys else ""
         raise errors.InvalidRequest(f'"data" is missing{stray}; send {{"data": {{input: values}}}}')
     reader = Reader(body)
     reader.enter_object()

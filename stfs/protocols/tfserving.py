@@ -22,8 +22,6 @@ def status_of(error: errors.RequestError) -> int:
     match error:
         case errors.TooLarge():
             return 413
-        case errors.Unauthenticated():
-            return 401
         case errors.InvalidRequest():
             return 400
         case errors.NotFound():
@@ -32,8 +30,6 @@ def status_of(error: errors.RequestError) -> int:
             return 503
         case errors.DeadlineExceeded():
             return 504
-        case errors.Cancelled():
-            return 499
         case _:
             return 500
 
@@ -69,7 +65,7 @@ def decode_predict(body: bytes, resolve: Resolver) -> tuple[Signature, Tensors, 
             try:
                 signature = resolve(None, None, asked)
                 inputs = _read_data(reader, body, signature, form)
-            except (errors.InvalidInput, errors.SignatureNotFound):
+            except (errors.InvalidRequest, errors.NotFound, errors.Unavailable):
                 # Perhaps a later signature_name says what this data is meant for.
                 reader.seek(data_at)
                 reader.skip()
@@ -158,20 +154,27 @@ def _read_named_rows(reader: Reader, signature: Signature) -> Tensors:
         reader.enter_object()
         seen = 0
         while (key := reader.next_key()) is not None:
-            if key not in columns:
-                signature.input(key)
+            column = columns.get(key)
+            if column is None:
+                signature.input(key)  # raises: it is unknown
+                continue
+            if len(column) != row:
+                raise _not_once(row, signature)
             try:
-                reader.append(columns[key])
+                reader.append(column)
             except errors.BadElement as fault:
                 raise fault.named(key) from None
             seen += 1
         if seen != len(columns):
-            raise errors.InvalidRequest(
-                f'"instances" [{row}] must name each of the inputs {signature.input_names()} exactly once'
-            )
+            raise _not_once(row, signature)
         row += 1
         if not reader.next_item():
             return {name: column.array() for name, column in columns.items()}
+
+
+def _not_once(row: int, signature: Signature) -> errors.InvalidRequest:
+    names = signature.input_names()
+    return errors.InvalidRequest(f'"instances" [{row}] must name each of the inputs {names} exactly once')
 
 
 def encode_status(versions: Sequence[tuple[int, str, str]]) -> dict[str, Any]:

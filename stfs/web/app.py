@@ -1,12 +1,18 @@
-"""The aiohttp application: which address leads to which handler, and nothing else."""
+"""The aiohttp application: which address leads to which handler, and what runs it."""
 
 from __future__ import annotations
 
-from aiohttp import web
+import logging
+from typing import Any
 
-from stfs.web import infer, metrics, models, pages
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from stfs.web import hot, infer, metrics, models, pages
 from stfs.web.context import CONTEXT, Context
 from stfs.web.guard import guard
+
+log = logging.getLogger("stfs.web")
 
 
 def make_app(context: Context) -> web.Application:
@@ -27,3 +33,34 @@ def make_app(context: Context) -> web.Application:
         ]
     )
     return app
+
+
+def make_runner(context: Context) -> web.AppRunner:
+    """What serves the application, with the hot path before it where that is wanted and possible."""
+    # A handler is cancelled when its client goes away, which withdraws its request from the queue.
+    options: dict[str, Any] = {
+        "auto_decompress": False,  # a small body could become a large one before anybody has looked at its size
+        "logger": _aiohttp_log(),
+        "access_log": None,
+        "handler_cancellation": True,
+        "shutdown_timeout": context.config.shutdown_timeout_s,
+    }
+    app = make_app(context)
+    if not context.config.hot_path:
+        return web.AppRunner(app, **options)
+    if (problem := hot.fits()) is not None:
+        log.info("requests take aiohttp's own path, and not the hot one: %s", problem)
+        return web.AppRunner(app, **options)
+    return hot.HotRunner(app, hot.HotPath(context), **options)
+
+
+def _aiohttp_log() -> logging.Logger:
+    """Aiohttp's own log without tracebacks for what any client can cause by sending what is not HTTP."""
+    logger = logging.getLogger("stfs.web.aiohttp")
+    logger.addFilter(_is_ours)
+    return logger
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)

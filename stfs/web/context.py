@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from stfs.config import ServerConfig
-from stfs.errors import ModelNotFound
 from stfs.lifecycle.manager import Manager
 from stfs.lifecycle.registry import Handle, Registry
 from stfs.metrics import Metrics
@@ -18,7 +17,7 @@ from stfs.signature import Signature
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The parts of a running server that a handler may use. ``ready`` is false before loading and while stopping."""
+    """The parts of a running server that a handler may use. ``ready`` is false while it is stopping."""
 
     config: ServerConfig
     registry: Registry[Model]
@@ -29,10 +28,6 @@ class Context:
     def default_model(self) -> str:
         """``default``, as in the seed; the only model's name if there is just one."""
         return self.config.models[0].name if len(self.config.models) == 1 else "default"
-
-    def known(self, name: str) -> bool:
-        """Whether a model of this name is configured."""
-        return any(model.name == name for model in self.config.models)
 
 
 CONTEXT = web.AppKey("stfs", Context)
@@ -57,9 +52,6 @@ class Lease:
         """The signature meant; see :class:`stfs.protocols.request.Resolver` for what is raised."""
         self.release()
         name = model_name or self._default_name or self._context.default_model()
-        if not self._context.known(name):
-            served = ", ".join(f'"{model.name}"' for model in self._context.config.models)
-            raise ModelNotFound(f'no model "{name}": this server has {served}')
         self._handle = self._context.registry.acquire(name, self._default_version if version is None else version)
         return self._handle.model.signature(signature_name)
 

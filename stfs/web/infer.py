@@ -19,6 +19,8 @@ from stfs.web.context import CONTEXT, Context, Lease
 
 log = logging.getLogger("stfs.web")
 
+MAX_ERROR_CHARACTERS = 1000
+
 Encode = Callable[[Tensors], bytes]
 Decode = Callable[[bytes, Lease], tuple[Signature, Tensors, Encode]]
 
@@ -74,7 +76,7 @@ async def _answer(
         if refusal is not None:
             raise refusal
         deadline_s = _deadline(request, context, started)
-        body = await read_body(request, context.config.max_request_bytes)
+        body = await read_body(request, context.config.max_request_bytes, deadline_s)
         signature, inputs, encode = dialect.decode(body, lease)
         model = lease.model
         assert model is not None, "a decoded request holds its model"
@@ -99,34 +101,52 @@ async def _answer(
         context.metrics.record_request(name, version, dialect.name, outcome, time.monotonic() - started)
 
 
-async def read_body(request: web.Request, limit_bytes: int) -> bytes:
-    """The whole body. Raises :class:`stfs.errors.TooLarge` before reading, where the length is announced."""
+async def read_body(request: web.Request, limit_bytes: int, deadline_s: float | None) -> bytes:
+    """The whole body, as it was sent.
+
+    Raises :class:`stfs.errors.TooLarge`, before reading where the length is announced;
+    :class:`stfs.errors.DeadlineExceeded` if it does not arrive in time; :class:`stfs.errors.InvalidRequest` if it is
+    compressed or its framing is broken.
+    """
+    if (coding := request.headers.get("Content-Encoding", "identity").lower()) != "identity":
+        raise errors.InvalidRequest(f"Content-Encoding {coding!r} is not taken here: send the body as it is")
     if (request.content_length or 0) <= limit_bytes:
         try:
-            return await request.read()
+            async with asyncio.timeout(None if deadline_s is None else deadline_s - time.monotonic()):
+                return await request.read()
         except web.HTTPRequestEntityTooLarge:
             pass
+        except TimeoutError:
+            raise errors.DeadlineExceeded("the deadline passed before the body had arrived") from None
+        except web.RequestPayloadError as error:
+            raise errors.InvalidRequest(f"the body is broken: {error}") from None
     raise errors.TooLarge(
         f"the body is over the limit of {limit_bytes} bytes; send less at a time or raise --max_request_bytes"
     )
 
 
 def error_response(dialect: Dialect, error: errors.RequestError, lease: Lease) -> web.Response:
-    """The error in the dialect's form, told with the model's name where a model was found."""
+    """The error in the dialect's form."""
+    status, body, headers = error_parts(dialect, error, lease)
+    response = web.Response(body=body, status=status, headers=headers, content_type="application/json")
+    if isinstance(error, errors.TooLarge):
+        response.force_close()  # the rest of the body is still on its way
+    return response
+
+
+def error_parts(dialect: Dialect, error: errors.RequestError, lease: Lease) -> tuple[int, bytes, dict[str, str]]:
+    """Status, body and extra headers of an error, told with the model's name where a model was found."""
     text = str(error)
     blames = isinstance(error, errors.InvalidRequest | errors.ModelFailed)
     if lease.model is not None and blames and not text.startswith("model "):
         text = f'model "{lease.model.name}" version {lease.model.version}: {text}'
-    response = web.Response(
-        body=dialect.encode_error(error, text), status=dialect.status_of(error), content_type="application/json"
-    )
-    if isinstance(error, errors.Overloaded):
-        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    elif isinstance(error, errors.Unavailable):
-        response.headers["Retry-After"] = "1"
-    elif isinstance(error, errors.TooLarge):
-        response.force_close()
-    return response
+    if len(text) > MAX_ERROR_CHARACTERS:  # texts quote what the client sent
+        text = text[:MAX_ERROR_CHARACTERS] + "..."
+    headers: dict[str, str] = {}
+    if isinstance(error, errors.Unavailable):
+        wait_s = error.retry_after_s if isinstance(error, errors.Overloaded) else 1.0
+        headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+    return dialect.status_of(error), dialect.encode_error(error, text), headers
 
 
 def _deadline(request: web.Request, context: Context, now_s: float) -> float | None:

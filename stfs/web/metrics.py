@@ -24,7 +24,10 @@ _MODEL = ["model", "version"]
 
 async def metrics(request: web.Request) -> web.Response:
     """The current counters, in the format that the ``Accept`` header prefers."""
-    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    try:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    except (TypeError, ValueError):  # it trips over version numbers that are none
+        encode, content_type = choose_encoder("")
     return web.Response(body=encode(request.app[REGISTRY]), headers={"Content-Type": content_type})
 
 

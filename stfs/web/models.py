@@ -17,7 +17,7 @@ from stfs.signature import Signature, TensorSpec
 from stfs.web.context import CONTEXT, Context, Lease
 from stfs.web.infer import TFSERVING, error_response, infer_tfserving
 
-_V1 = re.compile(
+V1_PATH = re.compile(
     r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?(?P<verb>:predict|/metadata)?",
     re.IGNORECASE,
 )
@@ -26,7 +26,7 @@ _V1 = re.compile(
 
 async def v1(request: web.Request) -> web.StreamResponse:
     """Everything under ``/v1/`` but the list of models."""
-    match = _V1.fullmatch(request.rel_url.raw_path)
+    match = V1_PATH.fullmatch(request.rel_url.raw_path)
     verb = (match["verb"] or "").lower() if match else ""
     lease = Lease(request.app[CONTEXT])
     try:
@@ -59,7 +59,7 @@ async def health(_: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    """``GET /ready``: 200 while requests should be sent here; 503 before the models are loaded and while stopping."""
+    """``GET /ready``: 200, or 503 while stopping. Until the models serve nothing listens, so nothing is answered."""
     is_ready = request.app[CONTEXT].ready()
     return web.Response(text="ready" if is_ready else "not ready", status=200 if is_ready else 503)
 

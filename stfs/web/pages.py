@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from aiohttp import web
 
-from stfs import __version__
+from stfs import __version__, codec
 from stfs.lifecycle.record import ModelStatus
 from stfs.model import zeros
 from stfs.protocols import stfs
 from stfs.web.context import CONTEXT, Context
 from stfs.web.models import detail
+
+MAX_EXAMPLE_VALUES = 1000
+"""A longer example shows nothing that a person would read."""
 
 HERE = Path(__file__).parent
 
@@ -47,18 +52,22 @@ def _model(context: Context, status: ModelStatus, url: str) -> dict[str, Any]:
 
 
 def example_curl(context: Context, name: str, url: str) -> str | None:
-    """A curl line that a shell takes as it stands, for the model's default signature; ``None`` while none is served.
+    """A curl line that a shell takes as it stands, for the model's default signature.
 
-    The values are zeros: right in name, dtype and shape, so that the answer is an answer.
+    The values are zeros: right in name, dtype and shape, so that the answer is an answer. ``None`` while no version is
+    served, or if it would be too long to read.
     """
     if not context.registry.serving().get(name):
         return None
     with context.registry.acquire(name) as handle:
-        model = handle.model
-        signature = model.signature(None)
-        data = stfs.encode(zeros(signature, 1)).decode()
-    body = f'{{"data": {data}}}' if name == context.default_model() else f'{{"model_name": "{name}", "data": {data}}}'
-    credentials = f"-u {context.config.auth_username} " if context.config.enable_auth else ""
-    insecure = "-k " if context.config.enable_ssl else ""
-    quoted = body.replace("'", "'\\''")
-    return f"curl {insecure}{credentials}-H 'Content-Type: application/json' -d '{quoted}' {url}/"
+        signature = handle.model.signature(None)
+    if sum(prod(size or 1 for size in spec.shape or ()) for spec in signature.inputs) > MAX_EXAMPLE_VALUES:
+        return None
+    data = stfs.encode(zeros(signature, 1)).decode()
+    who = "" if name == context.default_model() else f'"model_name": {codec.encode_string(name).decode()}, '
+    command = ["curl", "-H", "Content-Type: application/json", "-d", f'{{{who}"data": {data}}}', f"{url}/"]
+    if context.config.enable_auth:
+        command[1:1] = ["-u", context.config.auth_username]
+    if context.config.enable_ssl:
+        command[1:1] = ["-k"]
+    return shlex.join(command)

@@ -1,0 +1,14 @@
+OTHER: int
+WHOLE: int
+HEAD_SHORT: int
+BODY_SHORT: int
+
+class Head:
+    is_post: bool
+    asks_timeout: bool
+    path: bytes
+    content_type: bytes | None
+    authorization: bytes | None
+    body_at: int
+    total: int
+    def scan(self, data: bytes | bytearray | memoryview) -> int: ...

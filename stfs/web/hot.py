@@ -1,0 +1,372 @@
+"""The hot path: plain POSTs to a predict address, answered without aiohttp's Request, task, future or stream.
+
+:class:`HotHandler` is aiohttp's own connection handler with a look at the bytes put before its parser. What arrives at
+a message boundary is scanned (``_headscan``). A plain POST to a predict address is decoded and encoded by the same
+dialect as on the stock path, submitted with a callback, and answered with one bytes object. Everything else goes to the
+stock path untouched. It can be switched off (``--hot_path=off``), and then nothing here is used; answers are the same.
+
+Private attributes of aiohttp are relied on; :func:`fits` checks at start that they are there.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import logging
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+from aiohttp import web
+from aiohttp.http import SERVER_SOFTWARE
+from aiohttp.web_protocol import RequestHandler
+
+from stfs import errors
+from stfs.config import ServerConfig
+from stfs.signature import Tensors
+from stfs.web.context import Context, Lease
+from stfs.web.infer import STFS, TFSERVING, Dialect, error_parts, snake_case
+from stfs.web.models import V1_PATH
+
+try:
+    from stfs.web._headscan import BODY_SHORT, OTHER, WHOLE, Head
+
+    COMPILED = True
+except ImportError:
+    COMPILED = False
+
+log = logging.getLogger("stfs.web")
+
+HELD_LIMIT_BYTES = 1 << 16
+"""What a connection may send ahead while a request of its own is being answered; then it is not read from."""
+
+ROUTES_KEPT = 1024
+"""Addresses remembered; clients can spell one in many ways, so the memory is emptied when it is full."""
+
+_PRIVATE = {
+    "_waiter",
+    "_messages",
+    "_force_close",
+    "_close",
+    "_request_in_progress",
+    "_handler_waiter",
+    "_request_count",
+    "_keepalive_timeout",
+    "_next_keepalive_close_time",
+    "_keepalive_handle",
+    "_manager",
+    "_paused",
+    "_reading_paused",
+    "_buffer_paused",
+}
+
+
+def fits() -> str | None:
+    """Why the hot path cannot be used here; ``None`` if it can."""
+    if not COMPILED:
+        return "it is not compiled in"
+    slots = {name for kind in RequestHandler.__mro__ for name in getattr(kind, "__slots__", ())}
+    missing = sorted(_PRIVATE - slots)
+    methods = ("data_received", "connection_lost", "resume_writing", "_process_keepalive", "_pause_transport_reading")
+    missing += [name for name in methods if not hasattr(RequestHandler, name)]
+    return f"this aiohttp is not one it knows (no {', '.join(missing)})" if missing else None
+
+
+class Ticket(Protocol):
+    """A submitted request, as far as this room sees it."""
+
+    def cancel(self) -> None:
+        """Take it back; its reply is not called."""
+
+
+class HotPath:
+    """What the connections of one server share: routes, prepared pieces of answers, the scan's result. Loop thread."""
+
+    def __init__(self, context: Context) -> None:
+        config = context.config
+        self.context = context
+        self.head = Head()
+        self.limit_bytes = config.max_request_bytes
+        self.timeout_s = config.request_timeout_s
+        self._credentials = _credentials(config)
+        self._fixed = b"Content-Type: application/json\r\n"
+        if config.enable_cors:
+            self._fixed += b"Access-Control-Allow-Origin: *\r\n"
+        self._routes: dict[bytes, tuple[Dialect, str | None, int | None] | None] = {}
+        self._second = 0
+        self._tail = b""
+
+    def route(self, path: bytes) -> tuple[Dialect, str | None, int | None] | None:
+        """Dialect, model name and version of a predict address; ``None`` for every other."""
+        try:
+            return self._routes[path]
+        except KeyError:
+            if len(self._routes) >= ROUTES_KEPT:
+                self._routes.clear()
+            found = self._routes[path] = self._find(path)
+            return found
+
+    def _find(self, path: bytes) -> tuple[Dialect, str | None, int | None] | None:
+        if path == b"/":
+            return STFS, None, None
+        match = V1_PATH.fullmatch(path.decode("ascii"))
+        if match is None or (match["verb"] or "").lower() != ":predict" or match["label"] is not None:
+            return None
+        version = match["version"]
+        if version is not None and len(version) > 18:
+            return None
+        return TFSERVING, unquote(match["name"]), None if version is None else int(version)
+
+    def admits(self, authorization: bytes | None) -> bool:
+        """Whether these are the configured credentials, spelled the usual way. If not, the stock path looks again."""
+        if self._credentials is None:
+            return True
+        return authorization is not None and hmac.compare_digest(authorization, self._credentials)
+
+    def response(self, status: int, body: bytes, more: dict[str, str] | None = None) -> bytes:
+        """A whole HTTP/1.1 response with the headers that the stock path sends, in its order."""
+        now = time.time()
+        if int(now) != self._second:
+            self._second = int(now)
+            date = formatdate(self._second, usegmt=True).encode()
+            self._tail = b"\r\nDate: " + date + b"\r\nServer: " + SERVER_SOFTWARE.encode() + b"\r\n\r\n"
+        start = b"HTTP/1.1 200 OK\r\n" if status == 200 else _status_line(status)
+        extra = b"".join(f"{name}: {value}\r\n".encode() for name, value in more.items()) if more else b""
+        return b"%b%b%bContent-Length: %d%b%b" % (start, self._fixed, extra, len(body), self._tail, body)
+
+
+class HotHandler(RequestHandler):
+    """One connection. At most one of its requests is in flight on the hot path, and none on the stock path meanwhile.
+
+    ``_held`` are bytes that wait: an incomplete plain request, or what came behind the request in flight. ``_stock`` is
+    set when the stock parser may hold part of a message; from then on it has the connection for good.
+    """
+
+    __slots__ = (
+        "_dialect",
+        "_encode",
+        "_held",
+        "_hot",
+        "_hot_paused",
+        "_lease",
+        "_need",
+        "_started_s",
+        "_stock",
+        "_ticket",
+    )
+
+    def __init__(self, hot: HotPath, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._hot = hot
+        self._held = bytearray()
+        self._need = 0  # bytes that _held must have before another look is worth it
+        self._stock = False
+        self._hot_paused = False
+        self._ticket: Ticket | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the transport, or ``b""`` when the stock path has resumed reading."""
+        if self._stock or not data or self._force_close or self._close:
+            super().data_received(data)
+        elif self._ticket is not None or self._paused:
+            self._held += data
+            if len(self._held) > HELD_LIMIT_BYTES and not self._hot_paused:
+                self._hot_paused = True
+                self._pause_transport_reading()
+        elif self._held:
+            self._held += data
+            # A request that is still arriving is not an idle connection.
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+            if len(self._held) >= self._need:
+                self._take(self._unhold())
+        else:
+            self._take(data)
+
+    def _unhold(self) -> bytes:
+        data = bytes(self._held)
+        self._held = bytearray()
+        self._need = 0
+        return data
+
+    def _take(self, data: bytes) -> None:
+        """Handle what lies at a message boundary, message by message, while the connection is free for the next."""
+        head = self._hot.head
+        while data and not self._close and not self._force_close:
+            verdict = head.scan(data)
+            if verdict == OTHER or (verdict == BODY_SHORT and not self._is_candidate(head)):
+                self._stock = True
+                super().data_received(data)
+                return
+            if verdict != WHOLE:
+                self._held += data
+                self._need = head.total if verdict == BODY_SHORT else 0
+                return
+            total = head.total
+            message, data = (data, b"") if len(data) == total else (data[:total], data[total:])
+            if not self._try_hot(message, head):
+                # One whole message: the stock parser ends at its boundary too, or closes the connection.
+                super().data_received(message)
+            elif data and (self._ticket is not None or self._paused):
+                self._held += data
+                return
+
+    def _is_candidate(self, head: Head) -> bool:
+        """Whether an incomplete request is worth holding, rather than streaming it into the stock path."""
+        if not head.is_post or head.total - head.body_at > self._hot.limit_bytes or self._hot.timeout_s:
+            return False  # the stock path bounds the time that a body may take
+        return self._hot.route(head.path) is not None
+
+    def _try_hot(self, message: bytes, head: Head) -> bool:
+        """Submit or refuse the request; ``False``, with nothing done, if the stock path is to have it."""
+        hot = self._hot
+        if not head.is_post or head.asks_timeout or not self._stock_is_idle() or not hot.admits(head.authorization):
+            return False
+        route = hot.route(head.path)
+        if route is None or head.total - head.body_at > hot.limit_bytes:
+            return False
+        self._dialect, name, version = route
+        if self._dialect is STFS and not _is_json(head.content_type):
+            return False
+        self._started_s = time.monotonic()
+        self._lease = lease = Lease(hot.context, name, version)
+        try:
+            signature, inputs, self._encode = self._dialect.decode(message[head.body_at :], lease)
+            model = lease.model
+            assert model is not None, "a decoded request holds its model"
+            deadline_s = self._started_s + hot.timeout_s if hot.timeout_s else None
+            self._ticket = model.submit(signature, inputs, self._reply, deadline_s)
+            self._request_in_progress = True
+        except errors.RequestError as error:
+            self._answer(None, error)
+        except Exception:
+            # Not foreseen: the stock path will meet it again, log it and answer 500.
+            lease.release()
+            return False
+        assert self._manager is not None
+        self._manager.requests_count += 1
+        return True
+
+    def _stock_is_idle(self) -> bool:
+        """No message is queued or handled by aiohttp's own loop (which may not have begun on a new connection)."""
+        waiter = self._waiter
+        if waiter is None:
+            return self._request_count == 0
+        return not (waiter.done() or self._messages or self._buffer_paused or self._reading_paused)
+
+    def _reply(self, outputs: Tensors | None, error: errors.RequestError | None) -> None:
+        """The batcher's answer. Loop thread, never from inside ``submit``."""
+        self._answer(outputs, error)
+        self._go_on()
+
+    def _answer(self, outputs: Tensors | None, error: errors.RequestError | None) -> None:
+        """Write the response, count the request, let its model go."""
+        outcome = "ok"
+        if outputs is not None:
+            try:
+                response = self._hot.response(200, self._encode(outputs))
+            except errors.RequestError as failure:
+                error = failure
+            except Exception as failure:
+                log.exception("an answer could not be encoded for %s", self._dialect.name)
+                error = errors.ModelFailed(f"{type(failure).__name__}: {failure}")
+                outcome = "internal"
+        if error is not None:
+            outcome = snake_case(type(error).__name__) if outcome == "ok" else outcome
+            response = self._hot.response(*error_parts(self._dialect, error, self._lease))
+        if self.transport is not None:
+            self.transport.write(response)
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        self._end(outcome)
+
+    def _end(self, outcome: str) -> None:
+        self._ticket = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)  # a shutdown waits for the request in flight
+        model = self._lease.model
+        name, version = (model.name, str(model.version)) if model is not None else ("-", "-")
+        self._lease.release()
+        seconds = time.monotonic() - self._started_s
+        self._hot.context.metrics.record_request(name, version, self._dialect.name, outcome, seconds)
+
+    def _go_on(self) -> None:
+        """Handle what was held back, if the connection is free and its answers are being read."""
+        if self._ticket is not None or self._paused:
+            return
+        if self._held and not self._stock and len(self._held) >= self._need:
+            self._take(self._unhold())
+        if self._hot_paused and len(self._held) <= HELD_LIMIT_BYTES:
+            self._hot_paused = False
+            if not (self._reading_paused or self._buffer_paused):
+                self._resume_transport_reading()
+
+    def resume_writing(self) -> None:
+        """The client has read enough of its answers: take its next requests."""
+        super().resume_writing()
+        self._go_on()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Nobody waits for the answer any more: it is not worked out if it has not begun to be."""
+        if self._ticket is not None:
+            self._ticket.cancel()
+            self._end("cancelled")
+        self._held = bytearray()
+        super().connection_lost(exc)
+
+    def _process_keepalive(self) -> None:
+        if self._ticket is not None and not self._force_close:
+            # aiohttp takes a parked waiter for an idle connection; here a request is in flight beside it.
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
+
+
+class _HotServer(web.Server):
+    """aiohttp's server with :class:`HotHandler` for its connections."""
+
+    hot: HotPath
+
+    def __call__(self) -> RequestHandler:
+        return HotHandler(self.hot, self, loop=self._loop, **self._kwargs)
+
+
+class HotRunner(web.AppRunner):
+    """aiohttp's runner of an application, with the hot path before it."""
+
+    __slots__ = ("_hot",)
+
+    def __init__(self, app: web.Application, hot: HotPath, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self._hot = hot
+
+    async def _make_server(self) -> web.Server:
+        stock = await super()._make_server()
+        server = _HotServer(
+            stock.request_handler,
+            request_factory=stock.request_factory,
+            handler_cancellation=stock.handler_cancellation,
+            loop=stock._loop,
+            **stock._kwargs,
+        )
+        server.hot = self._hot
+        return server
+
+
+def _is_json(content_type: bytes | None) -> bool:
+    """Whether the stock path would take it for JSON, as far as can be told at a glance."""
+    return content_type is None or content_type.partition(b";")[0].strip().lower() == b"application/json"
+
+
+def _credentials(config: ServerConfig) -> bytes | None:
+    if not config.enable_auth:
+        return None
+    return b"Basic " + base64.b64encode(f"{config.auth_username}:{config.auth_password}".encode())
+
+
+def _status_line(status: int) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
