@@ -144,9 +144,10 @@ def _spec_for(signature: Signature, key: str) -> TensorSpec:
 def _read_unwrapped(body: bytes, signature: Signature, keys: list[str]) -> Tensors:
     """A body without ``data`` whose other keys name inputs, as in the seed's generated clients."""
     names = {spec.name for spec in signature.inputs}
-    if not keys or not names.issuperset(keys):
-        stray = f" (unknown here: {', '.join(keys[:5])})" if keys else ""
-        raise errors.InvalidRequest(f'"data" is missing{stray}; send {{"data": {{input: values}}}}')
+    stray = [key for key in keys if key not in names]
+    if stray or not keys:
+        told = f" (unknown here: {', '.join(stray[:5])})" if stray else ""
+        raise errors.InvalidRequest(f'"data" is missing{told}; send {{"data": {{input: values}}}}')
     reader = Reader(body)
     reader.enter_object()
     inputs: Tensors = {}
