@@ -51,9 +51,10 @@ class TensorSpec:
         return "[" + ", ".join("?" if d is None else str(d) for d in self.shape) + "]"
 
     def bind(self, value: Array) -> Array:
-        """``value`` as this tensor: same shape, cast without loss, C-contiguous.
+        """``value`` as this tensor: same shape, C-contiguous, cast without loss or, for a float, to the nearest.
 
-        Raises :class:`InvalidInput` for a dtype that would lose information or a shape that does not match.
+        Raises :class:`InvalidInput` for a dtype that would lose information, a number that the float cannot hold, or a
+        shape that does not match.
         """
         array = self._cast(value)
         if self.shape is not None:
@@ -73,7 +74,13 @@ class TensorSpec:
         if self.dtype == STRING or not (lossless or widening):
             have = "string" if value.dtype == STRING else value.dtype.name
             raise InvalidInput(self.name, f"dtype {have} cannot be used as {self.dtype_name}")
-        return value.astype(self.dtype)
+        if lossless:
+            return value.astype(self.dtype)
+        with np.errstate(over="ignore"):
+            cast = value.astype(self.dtype)
+        if not np.array_equal(np.isinf(cast), np.isinf(value)):
+            raise InvalidInput(self.name, f"a value is out of range for {self.dtype_name}")
+        return cast
 
 
 @dataclass(frozen=True, slots=True)
