@@ -141,7 +141,8 @@ class Metrics:
             self._model(model, RETIRED).add(gone)
         for key in [key for key in self._requests if key[:2] == (model, version)]:
             kept = (model, RETIRED, key[2], key[3])
-            self._requests[kept] = self._requests.get(kept, 0) + self._requests.pop(key)
+            # Popped before the sum is read, since the two keys are one where the retired counts themselves retire.
+            self._requests[kept] = self._requests.pop(key) + self._requests.get(kept, 0)
 
     def snapshot(self) -> Snapshot:
         """Everything recorded until now."""
