@@ -117,6 +117,8 @@ inline Verdict scan_head_within(const char* start, int64_t size, Head& head) {
     p += 11;
     int64_t length = -1;
     int hosts = 0;
+    unsigned seen = 0;  // a bit for each header that aiohttp refuses to meet twice and that nothing is done with here
+    const auto again = [&seen](unsigned bit) { return seen & bit ? true : (seen |= bit, false); };
     for (int headers = 0;; headers++) {
         if (p == end) return HEAD_SHORT;
         if (*p == '\r') {
@@ -129,31 +131,43 @@ inline Verdict scan_head_within(const char* start, int64_t size, Head& head) {
         if ((v = scan_header(p, end, h)) != WHOLE) return v;
         switch (h.name_size) {
             case 2: if (h.called("te")) return OTHER; break;
-            case 4: if (h.called("host")) hosts++; break;
-            case 6: if (h.called("expect")) return OTHER; break;
+            case 4:
+                if (h.called("host")) hosts++;
+                if (h.called("etag") && again(1)) return OTHER;
+                break;
+            case 6:
+                if (h.called("expect") || (h.called("server") && again(2))) return OTHER;
+                break;
             case 7: if (h.called("upgrade") || h.called("trailer")) return OTHER; break;
             case 10:
                 if (h.called("connection") && !(h.value_size == 10 && same_name(h.value, "keep-alive", 10))) return OTHER;
+                if (h.called("user-agent") && again(4)) return OTHER;
                 break;
             case 12:
                 if (h.called("content-type")) {
                     if (head.content_type.at >= 0) return OTHER;
                     head.content_type = {h.value - start, h.value_size};
                 }
+                if (h.called("max-forwards") && again(8)) return OTHER;
                 break;
             case 13:
                 if (h.called("authorization")) {
                     if (head.authorization.at >= 0) return OTHER;
                     head.authorization = {h.value - start, h.value_size};
                 }
+                if (h.called("content-range") && again(16)) return OTHER;
                 break;
             case 14:
                 if (h.called("content-length")) {
                     if (length >= 0 || (length = content_length(h)) < 0) return OTHER;
                 }
                 break;
-            case 16: if (h.called("content-encoding") || h.called("proxy-connection")) return OTHER; break;
+            case 16:
+                if (h.called("content-encoding") || h.called("proxy-connection")) return OTHER;
+                if (h.called("content-location") && again(32)) return OTHER;
+                break;
             case 17: if (h.called("transfer-encoding")) return OTHER; break;
+            case 18: if (h.called("sec-websocket-key1")) return OTHER; break;
             case 20: if (h.called("x-request-timeout-ms")) head.asks_timeout = true; break;
         }
     }
