@@ -8,9 +8,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 # What an editable install is made of; Python files are read in place and need no new install.
-BUILT_FROM = pyproject.toml setup.py constraints.txt stfs/_fastjson.pyx $(wildcard stfs/native/*)
+BUILT_FROM = pyproject.toml setup.py constraints.txt stfs/_fastjson.pyx stfs/web/_headscan.pyx $(wildcard stfs/native/*)
 
-.PHONY: demo test check lint types unit bench clean
+.PHONY: demo test check lint types unit bench image-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -41,5 +41,9 @@ unit: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m pytest benchmarks --benchmark-sort=name --benchmark-columns=median,ops,rounds
 
+# Builds the container images and starts them; needs root, buildah and debootstrap.
+image-test: $(VENV)/.installed-test
+	STFS_TEST_CONTAINERS=1 $(BIN)/python -m pytest tests/containers
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info stfs/*.so stfs/_fastjson.cpp
+	rm -rf $(VENV) build dist *.egg-info stfs/*.so stfs/web/*.so stfs/_fastjson.cpp stfs/web/_headscan.cpp

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import uvloop
 
+OK = b"HTTP/1.1 200 "
+
 
 @dataclass(frozen=True)
 class Case:
@@ -28,7 +30,9 @@ class Case:
 class Client(asyncio.Protocol):
     """One connection: sends a case, checks the answer, sends the next."""
 
-    def __init__(self, cases: list[Case], first: int, left: list[int], done: asyncio.Future[None]) -> None:
+    def __init__(
+        self, cases: list[Case], first: int, left: list[int], done: asyncio.Future[None], seen: dict[int, bytes]
+    ) -> None:
         self.cases = cases
         self.at = first
         self.left = left
@@ -36,7 +40,7 @@ class Client(asyncio.Protocol):
         self.buffer = b""
         self.wrong = 0
         self.latencies: list[float] = []
-        self.seen: dict[int, bytes] = {}
+        self.seen = seen  # by case: the head's end and the body, once found right
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -52,6 +56,12 @@ class Client(asyncio.Protocol):
         self.transport.write(self.cases[self.at].request)
 
     def data_received(self, data: bytes) -> None:
+        # Nearly every answer comes in one piece and says what the same request was told before.
+        known = self.seen.get(self.at)
+        if known is not None and not self.buffer and data.endswith(known) and data.startswith(OK):
+            self.latencies.append(time.perf_counter() - self.sent)
+            self.send()
+            return
         self.buffer += data
         head, found, body = self.buffer.partition(b"\r\n\r\n")
         if not found:
@@ -61,17 +71,11 @@ class Client(asyncio.Protocol):
             return
         self.latencies.append(time.perf_counter() - self.sent)
         self.buffer = b""
-        if not head.startswith(b"HTTP/1.1 200") or not self.right(body):
+        if head.startswith(OK) and equal(json.loads(body), self.cases[self.at].expected):
+            self.seen[self.at] = b"\r\n\r\n" + body
+        else:
             self.wrong += 1
         self.send()
-
-    def right(self, body: bytes) -> bool:
-        if self.seen.get(self.at) == body:
-            return True
-        ok = equal(json.loads(body), self.cases[self.at].expected)
-        if ok:
-            self.seen[self.at] = body
-        return ok
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.done.done():
@@ -98,10 +102,11 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
     left = [job["requests"]]
     clients = []
     ends = []
+    seen: dict[int, bytes] = {}
     started = time.perf_counter()
     for number in range(job["connections"]):
         end = loop.create_future()
-        client = Client(cases, number, left, end)
+        client = Client(cases, number, left, end, seen)
         await loop.create_connection(lambda client=client: client, "127.0.0.1", job["port"])
         clients.append(client)
         ends.append(end)

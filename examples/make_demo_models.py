@@ -67,7 +67,10 @@ def main(folder: Path) -> None:
     (folder / "models.json").write_text(json.dumps({"model_config_list": models}, indent=2) + "\n")
     example = json.dumps({"instances": [unseen_x[0].astype(int).tolist()]})
     (folder / "example.json").write_text(example + "\n")
-    print(f"a picture of the digit {unseen_y[0]} to send: {folder / 'example.json'}")
+    print(
+        f"once they are served, this asks what a picture of a {unseen_y[0]} shows:\n"
+        f"  curl -d @{folder / 'example.json'} http://127.0.0.1:8500/v1/models/digits:predict"
+    )
 
 
 if __name__ == "__main__":

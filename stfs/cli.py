@@ -41,19 +41,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def main_seed(argv: Sequence[str] | None = None) -> None:
-    """``simple_tensorflow_serving``: the seed's executable, with its flags."""
-    _serve(list(sys.argv[1:] if argv is None else argv), prog="simple_tensorflow_serving", positional=False)
+    """``simple_tensorflow_serving``: the seed's executable, with its flags, serving every version as the seed did."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    _serve(args, prog="simple_tensorflow_serving", positional=False, model_version_policy="all")
 
 
-def _serve(argv: Sequence[str], *, prog: str, positional: bool) -> None:
+def _serve(argv: Sequence[str], *, prog: str, positional: bool, **defaults: str) -> None:
     started_at_s = time.monotonic()
-    # Until the loop has its own handlers; as process 1 of a container the default would be to ignore it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Until the loop has its own handlers; as process 1 of a container the default would be to ignore SIGTERM.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     # Imported here so that --version and a wrong command answer at once.
     from stfs import config, process
 
     try:
-        settings = config.from_environment(argv, prog=prog, positional=positional)
+        settings = config.from_environment(argv, prog=prog, positional=positional, defaults=defaults)
         logging.basicConfig(
             level=settings.log_level.upper(),
             format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",

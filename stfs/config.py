@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from stfs.batcher.policy import BatchPolicy
@@ -57,6 +58,7 @@ class ServerConfig:
     auth_password: str = "admin"
     enable_cors: bool = True
     log_level: str = "info"
+    workers: int = 1
     hot_path: bool = True
     max_request_bytes: int = 256 << 20
     request_timeout_s: float = 0.0
@@ -67,9 +69,17 @@ class ServerConfig:
     shutdown_timeout_s: float = 30.0
 
 
-def load(argv: Sequence[str], environ: Mapping[str, str], *, prog: str, positional: bool) -> ServerConfig:
+def load(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    prog: str,
+    positional: bool,
+    defaults: Mapping[str, str] = MappingProxyType({}),
+) -> ServerConfig:
     """The configuration that flags, environment and file amount to.
 
+    ``defaults`` are those that the executable has of its own.
     Raises :class:`ConfigError` naming the flag, variable or key that is wrong. ``--help`` prints and exits 0.
     """
     given = vars(build_parser(prog, positional=positional).parse_args(argv))
@@ -88,7 +98,7 @@ def load(argv: Sequence[str], environ: Mapping[str, str], *, prog: str, position
     if by_flag.intersection(ONE_MODEL) and "model_config_file" not in by_flag:
         texts.pop("model_config_file", None)  # a model named by flag beats a file named by the environment
     said = {name: _parse(BY_NAME[name], text, source) for name, (source, text) in texts.items()}
-    options = {option.name: option.parse(option.default) for option in OPTIONS}
+    options = {option.name: option.parse(defaults.get(option.name, option.default)) for option in OPTIONS}
     if file_name := said.get("model_config_file"):
         from_file, entries = _read_file(Path(file_name))
         models = _models(entries, options | from_file, said, file_name)
@@ -197,6 +207,7 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> Serv
         auth_password=options["auth_password"],
         enable_cors=options["enable_cors"],
         log_level="debug" if options["debug"] else options["log_level"],
+        workers=options["workers"],
         hot_path=options["hot_path"] != "off",
         max_request_bytes=options["max_request_bytes"],
         request_timeout_s=options["request_timeout_s"],
@@ -208,6 +219,6 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> Serv
     )
 
 
-def from_environment(argv: Sequence[str], *, prog: str, positional: bool) -> ServerConfig:
+def from_environment(argv: Sequence[str], *, prog: str, positional: bool, defaults: Mapping[str, str]) -> ServerConfig:
     """:func:`load` with this process's environment."""
-    return load(argv, os.environ, prog=prog, positional=positional)
+    return load(argv, os.environ, prog=prog, positional=positional, defaults=defaults)

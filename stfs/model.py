@@ -182,8 +182,7 @@ def _load(config: ModelConfig, path: Path) -> Servable:
     """Blocking. The platform is the configured one, else the one that recognises the files."""
     platform = platforms.find(config.platform) if config.platform else platforms.detect(path)
     if platform is None:
-        known = ", ".join(sorted(platforms.available()))
-        raise LoadFailed(f"{path}: no platform recognises these files; say which with --model_platform ({known})")
+        raise LoadFailed(f"{path}: {_advice(path)}")
     options = LoadOptions(
         model_name=config.name,
         threads=config.threads,
@@ -196,6 +195,17 @@ def _load(config: ModelConfig, path: Path) -> Servable:
         servable.close()
         raise LoadFailed(f"{path}: the model has no signature to serve")
     return servable
+
+
+def _advice(path: Path) -> str:
+    """What to do about files that no platform recognises."""
+    match path.suffix:
+        case ".keras" | ".h5":
+            return "a Keras file holds no graph to serve: write one with model.export(folder) and serve the folder"
+        case ".pb":
+            return "this is part of a SavedModel: serve the folder that it is in"
+    known = ", ".join(sorted(platforms.available()))
+    return f"no platform recognises these files; if the names mislead, say which with --model_platform ({known})"
 
 
 def _warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]:

@@ -25,22 +25,29 @@ def _boolean(text: str) -> bool:
     raise ValueError("expected true or false")
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("expected a whole number") from None
+
+
 def _positive(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 1:
         raise ValueError("expected a whole number, 1 or more")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 0:
         raise ValueError("expected a whole number, 0 or more")
     return value
 
 
 def _port(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if not 0 <= value <= 65535:
         raise ValueError("expected a port number, 0 to 65535")
     return value
@@ -236,9 +243,9 @@ def build_parser(prog: str, *, positional: bool) -> argparse.ArgumentParser:
         # A bare --flag of a switch means true; every value stays text here, so that all sources parse alike.
         bare: dict[str, Any] = {"nargs": "?", "const": "true"} if option.parse is _boolean else {}
         shown = f" (default: {option.default})" if option.default else ""
+        spellings = dict.fromkeys((f"--{option.name}", f"--{option.name.replace('_', '-')}"))
         group.add_argument(
-            f"--{option.name}",
-            f"--{option.name.replace('_', '-')}",
+            *spellings,
             dest=option.name,
             metavar=_metavar(option),
             help=(option.help + shown).replace("%", "%%"),

@@ -64,6 +64,12 @@ def test_a_file_of_no_platform_says_which_there_are(tmp_path):
     assert "onnx" in line
 
 
+def test_a_keras_file_says_how_to_export_it(tmp_path):
+    file = tmp_path / "model.keras"
+    file.write_bytes(b"PK")
+    assert "model.export(folder)" in one_line(run_cli("serve", str(file), "--port=0"))
+
+
 def test_an_unknown_platform_is_named_with_the_known_ones(tmp_path):
     write_linear(tmp_path / "1")
     line = one_line(run_cli("serve", str(tmp_path), "--model_platform=onyx", "--port=0"))
@@ -113,6 +119,19 @@ def test_the_seeds_command_serves_the_seeds_way(tmp_path):
     ) as server:
         assert server.post("/", {"data": {"x": [[1, 2, 3]]}}).json == {"y": [[2.0, 4.0, 6.0]]}
         assert server.post("/", {"model_name": "default", "model_version": 1, "data": {"x": [[1, 2, 3]]}}).status == 200
+
+
+def test_the_seeds_command_serves_every_version_and_ours_the_latest(tmp_path):
+    for version in (1, 2):
+        write_linear(tmp_path / str(version), scale=10 * version)
+    with running(f"--model_base_path={tmp_path}", module="seed_main", serve=False) as server:
+        for version in (1, 2):
+            answer = server.post("/", {"model_version": version, "data": [[1, 0, 0]]})
+            assert answer.json["y"][0][0] == 10 * version
+    with running(str(tmp_path)) as server:
+        answer = server.post("/", {"model_version": 1, "data": [[1, 0, 0]]})
+        assert answer.status == 400
+        assert "has no version 1; it serves: 2 (model_version_policy says which)" in answer.error
 
 
 def test_a_single_file_is_version_one_and_the_example_line_works(tmp_path):

@@ -141,7 +141,9 @@ class Registry(Generic[M]):
         there = self.serving().get(name)
         if there is not None:
             versions = ", ".join(map(str, there))
-            return VersionNotFound(f'model "{name}" has no version {version}; it serves: {versions}')
+            return VersionNotFound(
+                f'model "{name}" has no version {version}; it serves: {versions} (model_version_policy says which)'
+            )
         if name in self._known:
             return Unavailable(f'model "{name}" is not available: {self._known[name]}')
         names = ", ".join(f'"{known}"' for known in sorted({*self._known, *self.serving()})) or "none"

@@ -6,6 +6,7 @@ How a model with a fixed batch of one learns to take many rows is told in :mod:`
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,8 @@ class OnnxPlatform(Platform):
         ``options.threads`` is onnxruntime's intra-op threads; 0 means as many as there are usable cores, up to 8.
         Raises :class:`LoadFailed` for ``device="cuda"`` where CUDA does not start.
         """
+        # Its wheel records events under the home directory and can send them away: nobody asked for that here.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         try:
             import onnxruntime
         except ImportError as error:

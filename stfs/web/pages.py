@@ -31,6 +31,17 @@ _templates = jinja2.Environment(
 )
 
 
+def duration(seconds: float) -> str:
+    """``42 s``, ``5 min``, ``3 h``, ``12 d``."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+_templates.filters["duration"] = duration
+
+
 async def index(request: web.Request) -> web.Response:
     """Models, their versions and states, their signatures, and a request to copy."""
     context = request.app[CONTEXT]
