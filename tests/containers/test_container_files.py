@@ -171,7 +171,6 @@ def test_the_gpu_image_differs_only_where_it_must():
     assert differing == [
         ("ARG", "BASE_IMAGE"),
         ("ARG", "EXTRAS"),
-        ("ARG", "PACKAGES"),
         ("LABEL", "org.opencontainers.image.title"),
         ("ENV", "PATH"),
     ]
