@@ -29,6 +29,9 @@ log = logging.getLogger("stfs.model")
 WARM_UP_ROWS = 2
 """Rows of the run that shows whether a signature really batches: the smallest number that can tell."""
 
+MODEL_RAISES = (Exception, SystemExit)
+"""What a model's own code may raise: some call ``sys.exit`` where they mean that they cannot."""
+
 
 class Model:
     """One version of one model. Made by :class:`ModelLoader`; closed once, when no request holds it any more."""
@@ -218,7 +221,7 @@ def _warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]
     for key, signature in servable.signatures.items():
         batches = signature.batchable and batchable is not False
         one_row_runs = False
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(*MODEL_RAISES):
             servable.run(key, zeros(signature, 1))
             one_row_runs = True
         if batches and one_row_runs:
@@ -233,7 +236,7 @@ def _keeps_rows(servable: Servable, signature: Signature) -> bool:
     """Whether a run on two rows works and gives two rows in every output."""
     try:
         outputs = servable.run(signature.name, zeros(signature, WARM_UP_ROWS))
-    except Exception as error:
+    except MODEL_RAISES as error:
         log.info("%s takes one row but not %d, so it runs request by request: %s", signature.name, WARM_UP_ROWS, error)
         return False
     wrong = [name for name, array in outputs.items() if not array.ndim or array.shape[0] != WARM_UP_ROWS]
