@@ -132,7 +132,7 @@ inline Verdict scan_head_within(const char* start, int64_t size, Head& head) {
         switch (h.name_size) {
             case 2: if (h.called("te")) return OTHER; break;
             case 4:
-                if (h.called("host")) hosts++;
+                if (h.called("host") && ++hosts > 1) return OTHER;
                 if (h.called("etag") && again(1)) return OTHER;
                 break;
             case 6:

@@ -119,6 +119,15 @@ class HotPath:
             return None
         return TFSERVING, unquote(match["name"]), None if version is None else int(version)
 
+    def takes(self, head: Head) -> tuple[Dialect, str | None, int | None] | None:
+        """Where the request of this head leads, if the hot path answers it, as far as its head can tell."""
+        if not head.is_post or head.asks_timeout or not self.admits(head.authorization):
+            return None
+        route = self.route(head.path)
+        if route is None or head.total - head.body_at > self.limit_bytes:
+            return None
+        return None if route[0] is STFS and not _is_json(head.content_type) else route
+
     def admits(self, authorization: bytes | None) -> bool:
         """Whether these are the configured credentials, spelled the usual way. If not, the stock path looks again."""
         if self._credentials is None:
@@ -213,22 +222,18 @@ class HotHandler(RequestHandler):
                 return
 
     def _is_candidate(self, head: Head) -> bool:
-        """Whether an incomplete request is worth holding, rather than streaming it into the stock path."""
-        if not head.is_post or head.total - head.body_at > self._hot.limit_bytes or self._hot.timeout_s:
-            return False  # the stock path bounds the time that a body may take
-        return self._hot.route(head.path) is not None
+        """Whether an incomplete request is worth holding, rather than streaming it into the stock path.
+
+        Not if the stock path refuses it by its head alone, or bounds the time that the body may take.
+        """
+        return not self._hot.timeout_s and self._hot.takes(head) is not None
 
     def _try_hot(self, message: bytes, head: Head) -> bool:
         """Submit or refuse the request; ``False``, with nothing done, if the stock path is to have it."""
         hot = self._hot
-        if not head.is_post or head.asks_timeout or not self._stock_is_idle() or not hot.admits(head.authorization):
-            return False
-        route = hot.route(head.path)
-        if route is None or head.total - head.body_at > hot.limit_bytes:
+        if not self._stock_is_idle() or (route := hot.takes(head)) is None:
             return False
         self._dialect, name, version = route
-        if self._dialect is STFS and not _is_json(head.content_type):
-            return False
         self._started_s = time.monotonic()
         self._lease = lease = Lease(hot.context, name, version)
         try:

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 from typing import Any
 
@@ -59,7 +60,7 @@ def get(path: str, *headers: str) -> bytes:
 def cut_at(stream: bytes, places: Iterable[int]) -> list[bytes]:
     """``stream`` in pieces, cut at these offsets; no piece is empty."""
     marks = [0, *sorted({place for place in places if 0 < place < len(stream)}), len(stream)]
-    return [stream[start:end] for start, end in zip(marks, marks[1:], strict=False)]
+    return [stream[start:end] for start, end in pairwise(marks)]
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,8 @@ def exchange(
     sides = [side for side, _ in parts]
     with contextlib.ExitStack() as stack:
         lines = [[stack.enter_context(Line(side.port)) for _ in plays] for side, plays in parts]
+        for side in sides * 2:
+            side.beat()  # until the connections have been accepted
         for step in range(max((len(play) for _, plays in parts for play in plays), default=0)):
             for row, (_, plays) in zip(lines, parts, strict=True):
                 for line, play in zip(row, plays, strict=True):
@@ -318,8 +321,8 @@ def parse(stream: bytes) -> Parsed:
         except HttpProcessingError:
             return Parsed(tuple(ends), True)
         pending = payload is not EMPTY_PAYLOAD
-        for _, payload in messages:
-            pending = True
+        if messages:
+            (_, payload), pending = messages[0], True
         if pending and (payload is EMPTY_PAYLOAD or payload.is_eof()):
             ends.append(offset + 1)
             payload = EMPTY_PAYLOAD
