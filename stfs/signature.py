@@ -56,14 +56,22 @@ class TensorSpec:
         Raises :class:`InvalidInput` for a dtype that would lose information, a number that the float cannot hold, or a
         shape that does not match.
         """
-        array = self._cast(value)
-        if self.shape is not None:
-            ok = len(array.shape) == len(self.shape) and all(
-                want is None or want == have for want, have in zip(self.shape, array.shape, strict=True)
-            )
-            if not ok:
-                raise InvalidInput(self.name, f"shape {list(array.shape)} does not match {self.describe_shape()}")
+        array = value if value.dtype is self.dtype else self._cast(value)
+        if self.shape is not None and not self._admits(array.shape):
+            raise InvalidInput(self.name, f"shape {list(array.shape)} does not match {self.describe_shape()}")
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+    def _admits(self, shape: tuple[int, ...]) -> bool:
+        wanted = self.shape
+        if wanted is None:
+            return True
+        if len(wanted) != len(shape):
+            return False
+        # A loop, for it is on the path of every request and a generator costs as much as all the rest here.
+        for want, have in zip(wanted, shape, strict=False):  # noqa: SIM110
+            if want is not None and want != have:
+                return False
+        return True
 
     def _cast(self, value: Array) -> Array:
         if value.dtype == self.dtype:
@@ -127,13 +135,17 @@ class Signature:
 
         Raises :class:`InvalidRequest` if they differ.
         """
+        first = -1
+        for array in bound.values():
+            rows = array.shape[0] if array.ndim else -1
+            if rows < 0 or (rows != first and first >= 0):
+                break
+            first = rows
+        else:
+            return first
         counts = {name: array.shape[0] if array.ndim else None for name, array in bound.items()}
-        distinct = set(counts.values())
-        if len(distinct) != 1 or None in distinct:
-            told = ", ".join(f'"{name}" has {n}' for name, n in counts.items())
-            raise InvalidRequest(f"inputs differ in their number of rows: {told}")
-        rows = next(iter(bound.values())).shape[0]
-        return int(rows)
+        told = ", ".join(f'"{name}" has {n}' for name, n in counts.items())
+        raise InvalidRequest(f"inputs differ in their number of rows: {told}")
 
 
 def can_batch(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> bool:
