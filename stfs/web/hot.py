@@ -181,7 +181,7 @@ class HotHandler(RequestHandler):
             super().data_received(data)
         elif self._ticket is not None or self._paused:
             self._held += data
-            if len(self._held) > HELD_LIMIT_BYTES and not self._hot_paused:
+            if len(self._held) > HELD_LIMIT_BYTES:  # perhaps again: the stock path may have resumed reading
                 self._hot_paused = True
                 self._pause_transport_reading()
         elif self._held:
@@ -302,7 +302,8 @@ class HotHandler(RequestHandler):
             return
         if self._held and not self._stock and len(self._held) >= self._need:
             self._take(self._unhold())
-        if self._hot_paused and len(self._held) <= HELD_LIMIT_BYTES:
+        waits = self._ticket is not None or self._paused  # if not, what is held is one request, still incomplete
+        if self._hot_paused and not (waits and len(self._held) > HELD_LIMIT_BYTES):
             self._hot_paused = False
             if not (self._reading_paused or self._buffer_paused):
                 self._resume_transport_reading()
