@@ -485,6 +485,8 @@ def test_closing_answers_what_was_taken_and_then_closes_the_servable_once_off_th
         answers = await asyncio.wait_for(asyncio.gather(*tasks), LIMIT_S)
         assert [outputs["y"].tolist() for outputs in answers] == [[2.0 * i] for i in range(1, 9)]
         await asyncio.wait_for(closing, LIMIT_S)
+        after_warm_up = servable.calls[4:]
+        assert {name: sum(shape[0] for key, shape in after_warm_up if key == name) for name in "ab"} == {"a": 5, "b": 3}
         (thread,) = servable.closed_on
         assert thread is not threading.current_thread()
         assert not [each for each in threading.enumerate() if each.name.startswith('stfs model "m"')]

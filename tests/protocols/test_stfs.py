@@ -318,6 +318,8 @@ def test_an_input_called_b64_is_named_by_it():
     same(decode({"data": {"b64": {"b64": "YWJj"}}}, ("b64", "object"))["b64"], np.array(b"abc", dtype=object))
     same(decode({"data": [{"b64": "YWJj"}]}, ("b64", "object"))["b64"], np.array([b"abc"], dtype=object))
     same(decode({"data": {"b64": 7}}, ("b64", "int64"))["b64"], np.array(7))
+    unknown = 'input "b64": unknown; this signature takes "x"'
+    assert refused({"data": {"b64": "YWJj"}}, ("x", "int64"), kind=errors.InvalidInput) == unknown
     two = decode({"data": {"b64": ["YWJj"], "x": [1]}}, ("b64", "object"), ("x", "int64"))
     same(two["b64"], np.array([b"YWJj"], dtype=object))
 

@@ -328,6 +328,9 @@ def test_an_input_called_b64_is_named_by_it():
     same(instances([{"b64": "YWJj"}], ("b64", "object"))["b64"], strings(b"YWJj"))
     same(instances([{"b64": b64(b"abc")}], ("b64", "object"))["b64"], strings(b"abc"))
     same(instances([{"b64": 7}], ("b64", "int64"))["b64"], np.array([7]))
+    assert columns({"b64": "YWJj", "x": 1}, ("x", "int64")) == {"x": np.array(1)}
+    unknown = 'input "b64": unknown; this signature takes "x"'
+    assert refused({"instances": [{"b64": "YWJj"}]}, ("x", "int64"), kind=errors.InvalidInput) == unknown
     both = instances([{"b64": "YWJj", "x": 1}], ("b64", "object"), ("x", "int64"))
     same(both["b64"], strings(b"YWJj"))
 
