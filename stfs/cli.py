@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -48,6 +49,7 @@ def main_seed(argv: Sequence[str] | None = None) -> None:
 
 def _serve(argv: Sequence[str], *, prog: str, positional: bool, **defaults: str) -> None:
     started_at_s = time.monotonic()
+    _open_standard_streams()
     # Until the loop has its own handlers; as process 1 of a container the default would be to ignore SIGTERM.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
@@ -64,6 +66,15 @@ def _serve(argv: Sequence[str], *, prog: str, positional: bool, **defaults: str)
         process.serve(settings, started_at_s)
     except SetupError as error:
         _fail(prog, str(error))
+
+
+def _open_standard_streams() -> None:
+    """The null device where a standard stream was closed: else a socket gets its number, and libuv aborts on it."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _fail(prog: str, message: str) -> None:

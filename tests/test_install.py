@@ -110,7 +110,6 @@ def test_the_wheel_holds_what_runs_and_nothing_of_what_is_compiled(built):
     assert "simple_tensorflow_serving = stfs.cli:main_seed" in told
 
 
-@pytest.mark.xfail(reason="the Cython sources are not in the source distribution: it needs a MANIFEST.in", strict=True)
 def test_the_source_distribution_holds_all_that_a_build_needs(built):
     assert built.sdist >= {name for name in tracked() if name != "MANIFEST.in"}
 

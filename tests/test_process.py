@@ -268,10 +268,6 @@ def test_a_full_disk_behind_stdout(tmp_path):
         serves_and_ends(process, port)
 
 
-@pytest.mark.xfail(
-    reason="the loop's own descriptors take the numbers of closed standard streams, and libuv aborts at closing those",
-    strict=True,
-)
 @pytest.mark.parametrize("missing", [0, 1, 2], ids=["stdin", "stdout", "stderr"])
 def test_a_standard_stream_that_was_never_open(tmp_path, missing):
     port = free_port()
