@@ -13,6 +13,8 @@ from simple_models import write_linear
 
 from stfs import __version__
 
+pytestmark = pytest.mark.slow  # starts real servers, many of them
+
 
 def one_line(done):
     """The single line of a failed command, progress aside; fails on a traceback or on a second line."""

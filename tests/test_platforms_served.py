@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from running import SHARED_MODELS, running
 
+pytestmark = pytest.mark.slow  # starts real servers, many of them
+
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 ROOT = Path(__file__).parent.parent
 

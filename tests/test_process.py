@@ -17,6 +17,8 @@ from contextlib import contextmanager
 import pytest
 from running import START_LIMIT_S, TESTS, environment
 
+pytestmark = pytest.mark.slow  # starts real servers, many of them
+
 END_LIMIT_S = 60.0  # far more than any of these takes, far less than for ever
 HANGING = "HANGING"
 

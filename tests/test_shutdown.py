@@ -6,8 +6,11 @@ import signal
 import threading
 import time
 
+import pytest
 from odd_estimators import write_odd
 from running import running
+
+pytestmark = pytest.mark.slow  # starts real servers, many of them
 
 
 def slow_call(server, answers, value=1.0):

@@ -12,6 +12,8 @@ from odd_estimators import write_odd
 from running import running
 from simple_models import write_linear
 
+pytestmark = pytest.mark.slow  # starts real servers, many of them
+
 
 def wait_until(condition, limit_s=60.0):
     limit = time.monotonic() + limit_s

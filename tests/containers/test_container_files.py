@@ -17,6 +17,8 @@ from running import running
 from stfs import config
 from stfs.options import OPTIONS
 
+pytestmark = pytest.mark.slow  # starts real servers, many of them
+
 DOCKERFILES = ["Dockerfile", "Dockerfile.gpu"]
 ALL_FILES = [*DOCKERFILES, "docker-compose.yml", "simple_tensorflow_serving.yaml"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -33,7 +33,8 @@ def test_what_is_not_there_is_told_with_what_is():
     registry, _, _ = two_versions()
     registry.publish("other", 1, FakeModel())
     registry.announce("coming", "version 1 is LOADING")
-    with pytest.raises(VersionNotFound, match=r'"m" has no version 3; it serves: 9, 10 \(model_version_policy says which\)$'):
+    told = r'"m" has no version 3; it serves: 9, 10 \(model_version_policy says which\)$'
+    with pytest.raises(VersionNotFound, match=told):
         registry.acquire("m", 3)
     with pytest.raises(ModelNotFound, match=r'no model "x"; models here: "coming", "m", "other"$'):
         registry.acquire("x")
