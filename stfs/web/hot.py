@@ -114,10 +114,10 @@ class HotPath:
         match = V1_PATH.fullmatch(path.decode("ascii"))
         if match is None or (match["verb"] or "").lower() != ":predict" or match["label"] is not None:
             return None
-        version = match["version"]
-        if version is not None and len(version) > 18:
-            return None
-        return TFSERVING, unquote(match["name"]), None if version is None else int(version)
+        name, version = unquote(match["name"]), match["version"]
+        if "\n" in name or (version is not None and len(version) > 18):
+            return None  # the stock path's routes do not match a line feed
+        return TFSERVING, name, None if version is None else int(version)
 
     def takes(self, head: Head) -> tuple[Dialect, str | None, int | None] | None:
         """Where the request of this head leads, if the hot path answers it, as far as its head can tell."""

@@ -5,7 +5,8 @@ command line it starts both servers itself: ``python tests/web/fuzz_hot.py --cas
 
 Where aiohttp's parser meets a protocol error it loses the requests that came in the same segment before the error, so
 its answers depend on how a broken stream was cut. Then the hot path may answer more than the stock path did, never
-less, and never other than the stock path does when each request comes in a segment of its own.
+other than the stock path does when each request comes in a segment of its own, and less only where a request in flight
+made segments wait for it, which then reach aiohttp's parser as one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,8 @@ def make_case(rng: random.Random) -> Case:
     for _ in range(rng.randrange(5)):
         stream = mutate(rng, stream)
     stream = stream or b"\r"
+    if parse(stream).broken:
+        stream += b"\r\n\r\n"  # the head scan judges whole lines, aiohttp's parser some of them in their middle
     cuts = [rng.randrange(len(stream)) for _ in range(rng.randrange(5))]
     return Case(stream, tuple(cut_at(stream, cuts)), parse(stream))
 
@@ -203,13 +206,19 @@ def disagreements(pair: Pair, rng: random.Random, cases: int) -> Iterator[tuple[
                 for case, *three in zip(group, *heard, strict=True)
             )
 
-        as_cut = [case.segments for case in group]
-        heard = exchange(
-            [(pair.hot, as_cut), (pair.stock, as_cut), (pair.stock, [case.by_message for case in group])], done
-        )
-        for case, hot, stock, by_message in zip(group, *heard, strict=True):
-            if not same(case, hot, stock, by_message):
-                yield case, hot, stock, by_message
+        for case, *heard in zip(group, *_play(pair, group, done), strict=True):
+            if case.parsed.broken and not same(case, *heard):  # again, alone, each segment when the one before is done
+                (heard,) = zip(*_play(pair, [case], lambda heard: True, beats=50), strict=True)
+            if not same(case, *heard):
+                yield (case, *heard)
+
+
+def _play(
+    pair: Pair, group: Sequence[Case], done: Callable[[list[list[Heard]]], bool], beats: int = 1
+) -> list[list[Heard]]:
+    as_cut = [case.segments for case in group]
+    by_message = [case.by_message for case in group]
+    return exchange([(pair.hot, as_cut), (pair.stock, as_cut), (pair.stock, by_message)], done, beats)
 
 
 @contextmanager

@@ -89,16 +89,17 @@ class Heard:
 
 
 def understand(raw: bytes, closed: bool) -> Heard:
-    """Answers as they can be compared: without dates, and without what says how the bytes were cut on their way.
+    """Answers as they can be compared: without dates and times, and without what tells how the bytes were cut.
 
     aiohttp's 400 quotes the part of the line that came in the last segment; only its first line is kept. Pages and
     metrics tell of the server they come from; only their head is kept.
     """
     raw = re.sub(rb"\r\nDate: [^\r\n]*", b"", raw)
+    raw = re.sub(rb"(?<=deadline passed )\d\.\d{3}", b"0.000", raw)
     found: list[Reply] = []
     while (end := raw.find(b"\r\n\r\n")) >= 0:
         first, *lines = raw[:end].decode("latin-1").split("\r\n")
-        match = re.fullmatch(r"HTTP/1\.[01] (\d{3}) .*", first)
+        match = re.fullmatch(r"HTTP/\d\.\d (\d{3}) .*", first)
         if match is None:
             break
         status = int(match[1])
@@ -204,9 +205,9 @@ class Side:
 
 
 def exchange(
-    parts: Sequence[tuple[Side, Sequence[Play]]], done: Callable[[list[list[Heard]]], bool]
+    parts: Sequence[tuple[Side, Sequence[Play]]], done: Callable[[list[list[Heard]]], bool], beats: int = 1
 ) -> list[list[Heard]]:
-    """Send every play on a connection of its own, all of them side by side, one segment a beat.
+    """Send every play on a connection of its own, all of them side by side, ``beats`` between two segments.
 
     Returns when all is quiet and ``done`` likes what was heard, or when :data:`SILENCE_S` have passed without news.
     """
@@ -220,7 +221,7 @@ def exchange(
                 for line, play in zip(row, plays, strict=True):
                     if step < len(play):
                         line.send(play[step])
-            for side in sides:
+            for side in sides * beats:
                 side.beat()
         quiet = 0
         last_news_s = time.monotonic()

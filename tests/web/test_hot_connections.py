@@ -215,6 +215,7 @@ def beating(server: Running) -> Iterator[Side]:
         side.close()
 
 
+@pytest.mark.slow
 def test_a_client_that_never_reads_costs_bounded_memory_and_gets_everything_once_it_reads(server):
     count, rows = 10_000, 200
     with beating(server) as others, Line(server.port, receive_buffer_bytes=8192) as client:
@@ -294,6 +295,7 @@ def test_half_closed_connections_get_a_prefix_of_their_answers_and_cost_nothing(
         assert server.metric("stfs_in_flight_rows") == server.metric("stfs_queued_rows") == 0
 
 
+@pytest.mark.slow
 def test_a_version_swap_completes_after_clients_were_reset_in_the_middle_of_a_batch(tmp_path):
     """Half of the clients of a batch, and of those that queue behind it, go away; the others get their answers, and
     nothing holds the version any more."""
@@ -328,6 +330,7 @@ def test_a_version_swap_completes_after_clients_were_reset_in_the_middle_of_a_ba
         assert cancelled == 6
 
 
+@pytest.mark.slow
 def test_versions_swapped_while_hot_requests_fly(tmp_path):
     """Sixteen kept connections, each with one request in flight all the time; every answer is of a published version,
     and none of one that had been replaced before its request was sent."""
@@ -374,6 +377,7 @@ def test_versions_swapped_while_hot_requests_fly(tmp_path):
         assert server.metric("stfs_requests_total", outcome="ok") == sum(counts)
 
 
+@pytest.mark.slow
 def test_at_the_end_what_is_in_flight_is_answered_and_what_has_not_arrived_is_not_waited_for(tmp_path):
     """SIGTERM with requests in flight and queued on the hot path, pipelined ones behind them, and half a request."""
     message = request("/", json.dumps({"data": [[4]]}))
