@@ -292,7 +292,7 @@ def test_half_closed_connections_get_a_prefix_of_their_answers_and_cost_nothing(
             assert [first_of(reply.body) for reply in heard.replies] == [2.0 * i for i in range(len(heard.replies))]
             assert heard.rest == b""
         wait_until(lambda: open_files(server.process.pid) <= before)
-        assert server.metric("stfs_in_flight_rows") == server.metric("stfs_queued_rows") == 0
+        wait_until(lambda: server.metric("stfs_in_flight_rows") == server.metric("stfs_queued_rows") == 0)
 
 
 @pytest.mark.slow
