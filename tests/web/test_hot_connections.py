@@ -157,6 +157,28 @@ def test_what_is_sent_ahead_is_bounded_and_answered_in_order_as_the_answers_are_
     asyncio.run(main())
 
 
+def test_nothing_is_begun_while_answers_are_not_read(tmp_path):
+    async def main() -> None:
+        async with handled(tmp_path) as transport:
+            handler = transport.handler
+            handler.pause_writing()
+            sent = 0
+            while transport.reading:
+                handler.data_received(ask(sent))
+                handler.data_received(request("/", "["))
+                sent += 1
+                assert handler._ticket is None
+            assert len(handler._held) < hot.HELD_LIMIT_BYTES + 1000
+            assert not transport.written
+            handler.resume_writing()
+            bodies = await transport.bodies(2 * sent)
+            assert [first_of(body) for body in bodies[::2]] == [2.0 * i for i in range(sent)]
+            assert all(b"malformed" in body for body in bodies[1::2])
+            assert transport.reading
+
+    asyncio.run(main())
+
+
 def test_the_keep_alive_timer_closes_idle_connections_only(tmp_path):
     """An hour passes, as far as the handler can tell, whenever its next closing time lies in the past."""
 
