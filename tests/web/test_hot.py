@@ -338,6 +338,20 @@ def test_a_body_longer_than_its_length_is_answered_before_what_is_no_request(pai
     assert [one.statuses for one in heard] == [[200, 400], [200, 200, 400]]
 
 
+def test_a_request_inside_another_is_not_taken_for_one(pair):
+    """The second segment is a whole plain request, but it is the value of a header, or the body, of what is no such."""
+    chunk = f"{len(GOOD):x}\r\n".encode()
+    plays = [
+        (b"PUT / HTTP/1.1\r\nName: ", GOOD, GOOD),
+        (GOOD + b"PUT / HTTP/1.1\r\nName: ", GOOD, GOOD),
+        (request("/nope", "", "Transfer-Encoding: chunked", length=None) + chunk, GOOD, b"\r\n0\r\n\r\n", GOOD),
+        (request("/nope", "", length=f"Content-Length: {len(GOOD)}"), GOOD, GOOD),
+        (request("/", "", length=f"Content-Length: {len(GOOD)}"), GOOD, GOOD),
+    ]
+    heard = pair.agree(plays, least=2)
+    assert [one.statuses for one in heard] == [[405, 200], [200, 405, 200], [404, 200], [404, 200], [400, 200]]
+
+
 def test_broken_chunks(pair):
     """aiohttp answers them if they come with the head. Behind a head whose request has begun, it leaves the request
     waiting until the client goes; the hot path must not be in the way of that either."""
