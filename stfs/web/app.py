@@ -11,6 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from stfs.web import hot, infer, metrics, models, pages
 from stfs.web.context import CONTEXT, Context
 from stfs.web.guard import guard
+from stfs.web.hot_shared import HotPath
 
 log = logging.getLogger("stfs.web")
 
@@ -51,7 +52,7 @@ def make_runner(context: Context) -> web.AppRunner:
     if (problem := hot.fits()) is not None:
         log.info("requests take aiohttp's own path, and not the hot one: %s", problem)
         return web.AppRunner(app, **options)
-    return hot.HotRunner(app, hot.HotPath(context), **options)
+    return hot.HotRunner(app, HotPath(context), **options)
 
 
 def _aiohttp_log() -> logging.Logger:

@@ -10,25 +10,18 @@ Private attributes of aiohttp are relied on; :func:`fits` checks at start that t
 
 from __future__ import annotations
 
-import base64
-import hmac
 import logging
 import time
-from email.utils import formatdate
-from http import HTTPStatus
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 from aiohttp import web
-from aiohttp.http import SERVER_SOFTWARE
 from aiohttp.web_protocol import RequestHandler
 
 from stfs import errors
-from stfs.config import ServerConfig
 from stfs.signature import Tensors
-from stfs.web.context import Context, Lease
-from stfs.web.infer import STFS, TFSERVING, Dialect, error_parts, snake_case
-from stfs.web.models import V1_PATH
+from stfs.web.context import Lease
+from stfs.web.hot_shared import HotPath
+from stfs.web.infer import error_parts, snake_case
 
 try:
     from stfs.web._headscan import BODY_SHORT, OTHER, WHOLE, Head
@@ -41,9 +34,6 @@ log = logging.getLogger("stfs.web")
 
 HELD_LIMIT_BYTES = 1 << 16
 """What a connection may send ahead while a request of its own is being answered; then it is not read from."""
-
-ROUTES_KEPT = 1024
-"""Addresses remembered; clients can spell one in many ways, so the memory is emptied when it is full."""
 
 _PRIVATE = {
     "_waiter",
@@ -79,71 +69,6 @@ class Ticket(Protocol):
 
     def cancel(self) -> None:
         """Take it back; its reply is not called."""
-
-
-class HotPath:
-    """What the connections of one server share: routes, prepared pieces of answers, the scan's result. Loop thread."""
-
-    def __init__(self, context: Context) -> None:
-        config = context.config
-        self.context = context
-        self.head = Head()
-        self.limit_bytes = config.max_request_bytes
-        self.timeout_s = config.request_timeout_s
-        self._credentials = _credentials(config)
-        self._fixed = b"Content-Type: application/json\r\n"
-        if config.enable_cors:
-            self._fixed += b"Access-Control-Allow-Origin: *\r\n"
-        self._routes: dict[bytes, tuple[Dialect, str | None, int | None] | None] = {}
-        self._second = 0
-        self._tail = b""
-
-    def route(self, path: bytes) -> tuple[Dialect, str | None, int | None] | None:
-        """Dialect, model name and version of a predict address; ``None`` for every other."""
-        try:
-            return self._routes[path]
-        except KeyError:
-            if len(self._routes) >= ROUTES_KEPT:
-                self._routes.clear()
-            found = self._routes[path] = self._find(path)
-            return found
-
-    def _find(self, path: bytes) -> tuple[Dialect, str | None, int | None] | None:
-        if path == b"/":
-            return STFS, None, None
-        match = V1_PATH.fullmatch(path.decode("ascii"))
-        if match is None or (match["verb"] or "").lower() != ":predict" or match["label"] is not None:
-            return None
-        name, version = unquote(match["name"]), match["version"]
-        if "\n" in name or (version is not None and len(version) > 18):
-            return None  # the stock path's routes do not match a line feed
-        return TFSERVING, name, None if version is None else int(version)
-
-    def takes(self, head: Head) -> tuple[Dialect, str | None, int | None] | None:
-        """Where the request of this head leads, if the hot path answers it, as far as its head can tell."""
-        if not head.is_post or head.asks_timeout or not self.admits(head.authorization):
-            return None
-        route = self.route(head.path)
-        if route is None or head.total - head.body_at > self.limit_bytes:
-            return None
-        return None if route[0] is STFS and not _is_json(head.content_type) else route
-
-    def admits(self, authorization: bytes | None) -> bool:
-        """Whether these are the configured credentials, spelled the usual way. If not, the stock path looks again."""
-        if self._credentials is None:
-            return True
-        return authorization is not None and hmac.compare_digest(authorization, self._credentials)
-
-    def response(self, status: int, body: bytes, more: dict[str, str] | None = None) -> bytes:
-        """A whole HTTP/1.1 response with the headers that the stock path sends, in its order."""
-        now = time.time()
-        if int(now) != self._second:
-            self._second = int(now)
-            date = formatdate(self._second, usegmt=True).encode()
-            self._tail = b"\r\nDate: " + date + b"\r\nServer: " + SERVER_SOFTWARE.encode() + b"\r\n\r\n"
-        start = b"HTTP/1.1 200 OK\r\n" if status == 200 else _status_line(status)
-        extra = b"".join(f"{name}: {value}\r\n".encode() for name, value in more.items()) if more else b""
-        return b"%b%b%bContent-Length: %d%b%b" % (start, self._fixed, extra, len(body), self._tail, body)
 
 
 class HotHandler(RequestHandler):
@@ -357,22 +282,3 @@ class HotRunner(web.AppRunner):
         )
         server.hot = self._hot
         return server
-
-
-def _is_json(content_type: bytes | None) -> bool:
-    """Whether the stock path would take it for JSON, as far as can be told at a glance."""
-    return content_type is None or content_type.partition(b";")[0].strip().lower() == b"application/json"
-
-
-def _credentials(config: ServerConfig) -> bytes | None:
-    if not config.enable_auth:
-        return None
-    return b"Basic " + base64.b64encode(f"{config.auth_username}:{config.auth_password}".encode())
-
-
-def _status_line(status: int) -> bytes:
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = ""
-    return f"HTTP/1.1 {status} {phrase}\r\n".encode()

@@ -1,5 +1,7 @@
 """Who is let in: basic authentication, TLS, cross-origin calls."""
 
+import http.client
+import json
 import ssl
 import subprocess
 import urllib.request
@@ -83,6 +85,14 @@ def test_tls_serves_https_and_nothing_else(tmp_path):
             assert response.read() == b"healthy"
         with pytest.raises(OSError, match=r".*"):
             server.get("/health")
+        connection = http.client.HTTPSConnection("127.0.0.1", server.port, context=trusting, timeout=60)
+        for path, body, expected in (
+            ("/", BODY, {"y": [[2.0, 4.0, 6.0]]}),
+            ("/v1/models/default:predict", {"instances": BODY["data"]}, {"predictions": [[2.0, 4.0, 6.0]]}),
+        ):
+            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            assert json.loads(connection.getresponse().read()) == expected
+        connection.close()
         with urllib.request.urlopen(f"{server.url}/health", context=trusting) as response:
             assert response.status == 200
 
