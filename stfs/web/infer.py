@@ -70,8 +70,6 @@ async def _answer(
     context = request.app[CONTEXT]
     started = time.monotonic()
     outcome = "cancelled"
-    version = "-"
-    name = "-"
     try:
         if refusal is not None:
             raise refusal
@@ -80,7 +78,6 @@ async def _answer(
         signature, inputs, encode = dialect.decode(body, lease)
         model = lease.model
         assert model is not None, "a decoded request holds its model"
-        name, version = model.name, str(model.version)
         outputs = await model.infer(signature, inputs, deadline_s)
         payload = encode(outputs)
         outcome = "ok"
@@ -95,8 +92,8 @@ async def _answer(
         outcome = "internal"
         return error_response(dialect, errors.ModelFailed(f"{type(error).__name__}: {error}"), lease)
     finally:
-        if lease.model is not None:
-            name, version = lease.model.name, str(lease.model.version)
+        held = lease.model
+        name, version = (held.name, str(held.version)) if held is not None else ("-", "-")
         lease.release()
         context.metrics.record_request(name, version, dialect.name, outcome, time.monotonic() - started)
 
