@@ -41,6 +41,12 @@ class ModelConfig:
     device: str = "auto"
     custom_op_paths: tuple[Path, ...] = ()
     session_config: Mapping[str, Any] = field(default_factory=dict)
+    isolation: str = "auto"
+    python: str = ""
+    signature_file: Path | None = None
+    processing_file: Path | None = None
+    trusted_types: tuple[str, ...] = ()
+    jvm_heap_bytes: int = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +197,12 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
         device=options["device"],
         custom_op_paths=options["custom_op_paths"],
         session_config=options["session_config"],
+        isolation=options["isolation"],
+        python=options["python"],
+        signature_file=Path(options["signature_file"]) if options["signature_file"] else None,
+        processing_file=Path(options["processing_file"]) if options["processing_file"] else None,
+        trusted_types=options["trusted_types"],
+        jvm_heap_bytes=options["jvm_heap"],
     )
 
 

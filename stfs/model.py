@@ -22,6 +22,7 @@ from stfs.config import ModelConfig
 from stfs.errors import LoadFailed, RequestError, SignatureNotFound
 from stfs.metrics import Metrics
 from stfs.platforms.base import LoadOptions, Servable
+from stfs.platforms.loading import Hosting, open_servable
 from stfs.signature import STRING, Array, Signature, Tensors, TensorSpec
 
 log = logging.getLogger("stfs.model")
@@ -192,8 +193,11 @@ def _load(config: ModelConfig, path: Path) -> Servable:
         device=config.device,
         custom_op_paths=config.custom_op_paths,
         session_config=config.session_config,
+        signature_file=config.signature_file,
+        trusted_types=config.trusted_types,
+        jvm_heap_bytes=config.jvm_heap_bytes,
     )
-    servable = platform.load(path, options)
+    servable = open_servable(platform, path, options, Hosting(config.isolation, config.python, config.processing_file))
     if not servable.signatures:
         servable.close()
         raise LoadFailed(f"{path}: the model has no signature to serve")

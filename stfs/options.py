@@ -93,6 +93,10 @@ def _paths(text: str) -> tuple[Path, ...]:
     return tuple(Path(part) for part in text.split(",") if part)
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _sizes(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(",") if part.strip())
 
@@ -151,6 +155,12 @@ OPTIONS: tuple[Option, ...] = (
     Option("session_config", _json_object, "{}", "TensorFlow session options as JSON", _MODEL),
     Option("device", _choice("auto", "cpu", "cuda"), "auto", "auto, cpu or cuda", _MODEL),
     Option("threads", _count, "0", "threads that one run of a model may use; 0: chosen for you", _MODEL),
+    Option("isolation", _choice("auto", "thread", "process"), "auto", "process: run it in a worker process", _MODEL),
+    Option("python", str, "", "interpreter of the worker process, of another environment (implies isolation)", _MODEL),
+    Option("signature_file", str, "", "JSON file of inputs and outputs, where the model does not tell", _MODEL),
+    Option("processing_file", str, "", "Python file with preprocess and postprocess functions", _MODEL),
+    Option("trusted_types", _words, "", "types that a .skops file may hold, comma-separated", _MODEL),
+    Option("jvm_heap", _bytes, "512M", "heap of the process that hosts PMML and H2O models (K, M, G)", _SERVER),
     Option("max_batch_size", _positive, "128", "rows that one run may take", _BATCH),
     Option("batch_timeout_ms", _duration, "0", "ms a lone request may wait for company; 0: never wait", _BATCH),
     Option("max_enqueued", _positive, "10000", "rows that may queue before requests get 503", _BATCH),
@@ -210,6 +220,11 @@ MODEL_KEYS = {
         "session_config",
         "device",
         "threads",
+        "isolation",
+        "python",
+        "signature_file",
+        "processing_file",
+        "trusted_types",
         "max_batch_size",
         "batch_timeout_ms",
         "max_enqueued",

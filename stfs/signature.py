@@ -27,12 +27,17 @@ class TensorSpec:
 
     ``dtype`` is a numpy dtype, ``object`` for strings. ``shape`` holds ``None`` for a dimension that may vary, and is
     itself ``None`` if even the rank is unknown. ``doc`` is for people (the classes of a classifier, say).
+
+    ``nullable`` says that a value may be missing: NaN in a float tensor, ``b""`` in a tensor of strings; requests may
+    then say ``null``. ``values`` lists what a categorical input may hold, as text; empty where it is not categorical.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: Shape | None
     doc: str = ""
+    nullable: bool = False
+    values: tuple[str, ...] = ()
 
     @property
     def dtype_name(self) -> str:

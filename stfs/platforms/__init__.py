@@ -1,11 +1,12 @@
 """Which platforms there are, and which of them a model is for. Imports no framework; loads no model.
 
-The built-in three are a table here, so that they are found in a checkout that is not installed, in a zip file or a
+The built-in ones are a table here, so that they are found in a checkout that is not installed, in a zip file or a
 frozen program, where there is no package metadata. Entry points of the group ``stfs.platforms`` add to it.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import logging
 from collections.abc import Mapping
@@ -15,12 +16,26 @@ from types import MappingProxyType
 
 from stfs.errors import ConfigError, LoadFailed
 from stfs.platforms.base import Platform
-from stfs.platforms.onnx import OnnxPlatform
-from stfs.platforms.scikitlearn import ScikitLearnPlatform
-from stfs.platforms.tensorflow import TensorFlowPlatform
 
 GROUP = "stfs.platforms"
-BUILT_IN: tuple[type[Platform], ...] = (OnnxPlatform, ScikitLearnPlatform, TensorFlowPlatform)
+BUILT_IN: Mapping[str, str] = MappingProxyType(
+    {
+        "caffe2": "stfs.platforms.caffe2:Caffe2Platform",
+        "catboost": "stfs.platforms.catboost:CatBoostPlatform",
+        "cntk": "stfs.platforms.cntk:CntkPlatform",
+        "h2o": "stfs.platforms.h2o:H2oPlatform",
+        "lightgbm": "stfs.platforms.lightgbm:LightGbmPlatform",
+        "mxnet": "stfs.platforms.mxnet:MxnetPlatform",
+        "onnx": "stfs.platforms.onnx:OnnxPlatform",
+        "pmml": "stfs.platforms.pmml:PmmlPlatform",
+        "python": "stfs.platforms.python:PythonPlatform",
+        "pytorch": "stfs.platforms.pytorch:PyTorchPlatform",
+        "scikitlearn": "stfs.platforms.scikitlearn:ScikitLearnPlatform",
+        "spark": "stfs.platforms.spark:SparkPlatform",
+        "tensorflow": "stfs.platforms.tensorflow:TensorFlowPlatform",
+        "xgboost": "stfs.platforms.xgboost:XGBoostPlatform",
+    }
+)
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +47,14 @@ def available() -> Mapping[str, Platform]:
     An entry point cannot replace a built-in platform. One that does not import is logged and left out: a broken
     extension must not stop the models that do not need it.
     """
-    found: dict[str, Platform] = {kind.name: kind() for kind in BUILT_IN}
+    found: dict[str, Platform] = {}
+    for name, where in BUILT_IN.items():
+        module, _, kind = where.partition(":")
+        try:
+            found[name] = getattr(importlib.import_module(module), kind)()
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
     for point in importlib.metadata.entry_points(group=GROUP):
         if point.name in found:
             continue

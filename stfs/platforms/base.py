@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -20,13 +20,18 @@ from stfs.signature import Array, Signature, Tensors
 
 DEFAULT_SIGNATURE = "serving_default"
 
+Isolation = Literal["thread", "process"]
+"""Where a model's runs happen: on a thread of the server, or in a worker process of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """What a user may say about loading a model. An adapter ignores what has no meaning for it.
 
     ``threads`` is the number of threads one run may use; 0 lets the framework choose.
-    ``device`` is ``auto``, ``cpu`` or ``cuda``.
+    ``device`` is ``auto``, ``cpu`` or ``cuda``. ``signature_file`` tells of inputs and outputs where the model's files
+    do not, and the user keeps it elsewhere than beside them. ``jvm_heap_bytes`` bounds the heap of the process that
+    hosts Java models.
     """
 
     model_name: str = "default"
@@ -34,6 +39,9 @@ class LoadOptions:
     device: str = "auto"
     custom_op_paths: tuple[Path, ...] = ()
     session_config: Mapping[str, Any] = field(default_factory=dict)
+    signature_file: Path | None = None
+    trusted_types: tuple[str, ...] = ()
+    jvm_heap_bytes: int = 512 << 20
 
 
 class Servable(abc.ABC):
@@ -77,6 +85,10 @@ class Platform(abc.ABC):
     aliases: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str]
     """The pip extra that installs the framework: ``pip install "stfs[<extra>]"``."""
+    isolation: ClassVar[Isolation] = "thread"
+    """``process`` for a framework that may abort the process, holds the GIL while it runs, or owns a JVM."""
+    worker_group: ClassVar[str] = ""
+    """Models of the platforms of one group share one worker process (there can be only one JVM); empty: one each."""
 
     @abc.abstractmethod
     def detect(self, path: Path) -> bool:

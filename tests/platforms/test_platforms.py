@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_names_and_aliases(spelt, name):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ConfigError, match='unknown platform "theano"; there are onnx, scikitlearn, tensorflow'):
+    with pytest.raises(ConfigError, match=r'unknown platform "theano"; there are .*onnx, .*scikitlearn, .*tensorflow'):
         find("theano")
 
 
@@ -134,9 +135,14 @@ def entry_points(monkeypatch):
     available.cache_clear()
 
 
+def built_in():
+    return set(stfs.platforms.BUILT_IN) & {path.stem for path in Path(stfs.platforms.__file__).parent.glob("*.py")}
+
+
 def test_entry_points_add_platforms(entry_points, tmp_path):
     entry_points(("extension", f"{__name__}:Extension"))
-    assert list(available()) == ["extension", "onnx", "scikitlearn", "tensorflow"]
+    assert set(available()) == {"extension", *built_in()}
+    assert list(available()) == sorted(available())
     found = detect(tmp_path / "some.ext")
     assert found is not None
     assert found.name == "extension"
@@ -144,8 +150,8 @@ def test_entry_points_add_platforms(entry_points, tmp_path):
 
 def test_broken_entry_points_are_logged_and_left_out(entry_points, caplog):
     entry_points(("broken", "no_such_module:Thing"), ("wrong", "builtins:dict"), ("onnx", f"{__name__}:Extension"))
-    assert list(available()) == ["onnx", "scikitlearn", "tensorflow"]
-    assert isinstance(available()["onnx"], stfs.platforms.OnnxPlatform)
+    assert set(available()) == built_in()
+    assert type(available()["onnx"]).__module__ == "stfs.platforms.onnx"
     assert "platform broken (no_such_module:Thing) is left out" in caplog.text
     assert "platform wrong (builtins:dict) is left out, it is not a Platform" in caplog.text
 
