@@ -59,7 +59,7 @@ def choose_tags(folder: Path) -> list[str]:
 
 
 def _parse(folder: Path) -> Any:
-    from google.protobuf import message, text_format  # type: ignore[import-untyped]
+    from google.protobuf import message, text_format
     from tensorflow.core.protobuf import saved_model_pb2
 
     saved = saved_model_pb2.SavedModel()
