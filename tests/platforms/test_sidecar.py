@@ -74,7 +74,7 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, content, problem):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(LoadFailed, match="none.json: cannot read the signature file: No such file"):
+    with pytest.raises(LoadFailed, match=r"none\.json: cannot read the signature file: No such file"):
         find_sidecar(tmp_path / "m.pt", LoadOptions(signature_file=tmp_path / "none.json"))
 
 
