@@ -42,11 +42,12 @@ class ConfigError(SetupError):
 
 
 class PlatformMissing(SetupError):
-    """The framework is not installed. The message holds the command that installs it."""
+    """The framework is not installed. The message holds the command that installs it: pip's, or ``command``."""
 
-    def __init__(self, platform: str, extra: str, detail: str = "") -> None:
+    def __init__(self, platform: str, extra: str, detail: str = "", command: str = "") -> None:
         because = f" ({detail})" if detail else ""
-        super().__init__(f'platform {platform} is not installed{because}: run pip install "stfs[{extra}]"')
+        how = command or f'pip install "stfs[{extra}]"'
+        super().__init__(f"platform {platform} is not installed{because}: run {how}")
         self.platform = platform
         self.extra = extra
 
