@@ -97,6 +97,13 @@ class Platform(abc.ABC):
         By names and first bytes only: cheap, imports no framework, never raises for an unreadable path.
         """
 
+    def isolation_for(self, path: Path) -> Isolation:
+        """Where the model at ``path`` runs if the user does not say: ``isolation``, unless its kind of file differs.
+
+        Under the rules of :meth:`detect`: cheap, imports no framework, never raises for an unreadable path.
+        """
+        return self.isolation
+
     @abc.abstractmethod
     def load(self, path: Path, options: LoadOptions) -> Servable:
         """Load the model at ``path``; blocking.
