@@ -35,6 +35,7 @@ class ModelConfig:
     base_path: Path
     platform: str | None = None
     version_policy: VersionPolicy = Latest(1)
+    version_labels: Mapping[str, int] = field(default_factory=dict)
     batch: BatchPolicy = BatchPolicy()
     batchable: bool | None = None
     threads: int = 0
@@ -191,6 +192,7 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
         base_path=options["model_base_path"],
         platform=options["model_platform"] or None,
         version_policy=options["model_version_policy"],
+        version_labels=options["version_labels"],
         batch=batch,
         batchable=None if options["batchable"] else False,
         threads=options["threads"],

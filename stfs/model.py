@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -111,20 +111,20 @@ class Model:
 class ModelLoader:
     """Loads versions of the configured models: finds the platform, loads on a thread, warms up, makes the batchers."""
 
-    def __init__(self, configs: Mapping[str, ModelConfig], metrics: Metrics) -> None:
-        self._configs = configs
+    def __init__(self, metrics: Metrics) -> None:
+        self._configs: Mapping[str, ModelConfig] = {}
         self._metrics = metrics
 
-    def check(self) -> None:
-        """Raises :class:`stfs.errors.ConfigError` if a platform is configured that does not exist."""
-        for config in self._configs.values():
+    def configure(self, configs: Iterable[ModelConfig]) -> None:
+        """What to load each model with from now on.
+
+        Raises :class:`stfs.errors.ConfigError`, and changes nothing, if a platform is configured that does not exist.
+        """
+        by_name = {config.name: config for config in configs}
+        for config in by_name.values():
             if config.platform:
                 platforms.find(config.platform)
-
-    def is_model(self, name: str, path: Path) -> bool:
-        """Whether ``path`` itself is a model of the platform configured for ``name``, or of any if none is."""
-        wanted = self._configs[name].platform
-        return platforms.find(wanted).detect(path) if wanted else platforms.is_model(path)
+        self._configs = by_name
 
     async def __call__(self, name: str, version: int, path: Path) -> Model:
         """Load the model at ``path``; runs on the event loop, with the blocking parts on a thread.
@@ -180,6 +180,11 @@ class ModelLoader:
             )
 
         return observe
+
+
+def is_model(platform: str | None, path: Path) -> bool:
+    """Whether ``path`` itself is a model of the platform of that name, or of any if it is ``None``."""
+    return platforms.find(platform).detect(path) if platform else platforms.is_model(path)
 
 
 def _load(config: ModelConfig, path: Path) -> Servable:

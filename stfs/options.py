@@ -89,6 +89,13 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
+def _labels(text: str) -> dict[str, int]:
+    labels = _json_object(text)
+    if any(type(version) is not int or version < 0 or not label for label, version in labels.items()):
+        raise ValueError('expected a JSON object of version numbers by label, such as {"stable": 1}')
+    return labels
+
+
 def _paths(text: str) -> tuple[Path, ...]:
     return tuple(Path(part) for part in text.split(",") if part)
 
@@ -151,6 +158,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("model_platform", str, "", "tensorflow, onnx, scikitlearn, ... (told by the files if not given)", _MODEL),
     Option("model_config_file", str, "", "JSON file with model_config_list, instead of the three above", _MODEL),
     Option("model_version_policy", _version_policy, "latest", "latest, latest:N, all, or specific:1,3", _MODEL),
+    Option("version_labels", _labels, "{}", 'names of versions as JSON, such as {"stable": 1}', _MODEL),
     Option("custom_op_paths", _paths, "", "TensorFlow custom ops: .so files or folders, comma-separated", _MODEL),
     Option("session_config", _json_object, "{}", "TensorFlow session options as JSON", _MODEL),
     Option("device", _choice("auto", "cpu", "cuda"), "auto", "auto, cpu or cuda", _MODEL),
@@ -216,6 +224,7 @@ MODEL_KEYS = {
 } | {
     key: key
     for key in (
+        "version_labels",
         "custom_op_paths",
         "session_config",
         "device",
@@ -272,6 +281,6 @@ def build_parser(prog: str, *, positional: bool) -> argparse.ArgumentParser:
 def _metavar(option: Option) -> str:
     if option.name.endswith(("_s", "_ms")):
         return option.name.rpartition("_")[2].upper()
-    kinds: dict[Any, str] = {_boolean: "BOOL", _bytes: "BYTES", _json_object: "JSON"}
+    kinds: dict[Any, str] = {_boolean: "BOOL", _bytes: "BYTES", _json_object: "JSON", _labels: "JSON"}
     counts = (_positive, _count, _port)
     return "N" if option.parse in counts else kinds.get(option.parse, "TEXT")

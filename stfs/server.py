@@ -7,20 +7,21 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from aiohttp import web
 
-from stfs.config import ServerConfig
+from stfs.config import ModelConfig, ServerConfig
 from stfs.errors import ConfigError, SetupError
 from stfs.lifecycle.manager import Manager
-from stfs.lifecycle.policy import State
+from stfs.lifecycle.policy import Latest, State
 from stfs.lifecycle.record import ModelSpec
 from stfs.lifecycle.registry import Registry
 from stfs.lifecycle.source import FolderSource
 from stfs.metrics import Metrics
-from stfs.model import Model, ModelLoader
+from stfs.model import Model, ModelLoader, is_model
 from stfs.web.app import make_runner
 from stfs.web.context import Context
 from stfs.web.pages import example_curl
@@ -38,23 +39,20 @@ class Server:
         self.config = config
         self.metrics = Metrics()
         self.registry: Registry[Model] = Registry()
-        loader = ModelLoader({model.name: model for model in config.models}, self.metrics)
-        loader.check()
-        self._specs = [
-            ModelSpec(
-                model.name, FolderSource(model.base_path, partial(loader.is_model, model.name)), model.version_policy
-            )
-            for model in config.models
-        ]
+        self._loader = ModelLoader(self.metrics)
+        self._loader.configure(config.models)
+        self.models = config.models
         self.manager: Manager[Model] = Manager(
-            loader,
+            self._loader,
             self.registry,
             poll_interval_s=config.model_poll_interval_s,
             drain_timeout_s=config.drain_timeout_s,
             max_load_retries=config.max_load_retries,
             on_change=self._on_change,
         )
-        self.context = Context(config, self.registry, self.manager, self.metrics, lambda: self._ready)
+        self.context = Context(
+            config, self.registry, self.manager, self.metrics, lambda: self._ready, lambda: self.models, self.apply
+        )
         self._ready = False
         self._runner: web.AppRunner | None = None
         self._socket: socket.socket | None = None
@@ -75,7 +73,7 @@ class Server:
     @property
     def example(self) -> str | None:
         """A curl line for the first model that is served."""
-        lines = (example_curl(self.context, model.name, self.url) for model in self.config.models)
+        lines = (example_curl(self.context, model.name, self.url) for model in self.models)
         return next((line for line in lines if line is not None), None)
 
     async def start(self) -> None:
@@ -84,7 +82,7 @@ class Server:
         self._socket = _bind(self.config.host, self.config.port)
         try:
             with _told_once():
-                failures = await self.manager.start(self._specs)
+                failures = await self.manager.start(_spec(model) for model in self.models)
                 if failures:
                     raise SetupError("; ".join(f'model "{name}": {problem}' for name, problem in failures.items()))
             self._runner = make_runner(self.context)
@@ -96,6 +94,19 @@ class Server:
             await self.free()
             raise
         self._ready = True
+
+    async def apply(self, models: Sequence[ModelConfig]) -> Mapping[str, str]:
+        """Serve these models from now on, and no others; see :meth:`stfs.lifecycle.manager.Manager.apply`.
+
+        Returns the reason by the name of each model that does not serve. Raises :class:`ConfigError`, having changed
+        nothing, for what cannot be meant: an unknown platform, one name twice.
+        """
+        specs = [_spec(model) for model in models]
+        if len({spec.name for spec in specs}) < len(specs):
+            raise ConfigError("two models have one name: give each its own")
+        self._loader.configure(models)
+        self.models = tuple(models)
+        return await self.manager.apply(specs)
 
     async def stop_listening(self) -> None:
         """Answer 'not ready', then close the port and finish the requests that were taken, within the time for it."""
@@ -113,6 +124,17 @@ class Server:
     async def free(self) -> None:
         """Close the models. Waits for runs and loads under way, however long they take: the caller bounds it."""
         await self.manager.stop()
+
+
+def _spec(model: ModelConfig) -> ModelSpec:
+    """All of the configuration but the versions to serve and their names is what a version is loaded with."""
+    return ModelSpec(
+        model.name,
+        FolderSource(model.base_path, partial(is_model, model.platform)),
+        model.version_policy,
+        model.version_labels,
+        revision=replace(model, version_policy=Latest(), version_labels={}),
+    )
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from stfs.errors import (
     Unavailable,
 )
 from stfs.metrics import Metrics
-from stfs.model import Model, ModelLoader, zeros
+from stfs.model import Model, ModelLoader, is_model, zeros
 from stfs.platforms.base import LoadOptions, Platform, Servable
 from stfs.signature import STRING, Signature, TensorSpec, can_batch
 
@@ -106,7 +106,9 @@ def fake(monkeypatch):
 
 def loader(metrics=None, **settings):
     config = ModelConfig("m", FILE, **settings)
-    return ModelLoader({"m": config}, metrics or Metrics())
+    made = ModelLoader(metrics or Metrics())
+    made.configure([config])
+    return made
 
 
 def run_with(work, **settings):
@@ -243,11 +245,11 @@ def load(**settings):
 
 def test_an_unknown_platform_is_found_before_anything_loads(fake):
     platform = fake(FakeServable(signature()))
-    loader(platform="fake").check()
-    loader(platform="Pretence").check()
-    loader().check()
+    loader(platform="fake")
+    loader(platform="Pretence")
+    loader()
     with pytest.raises(ConfigError, match=r'unknown platform "onyx".*fake'):
-        loader(platform="onyx").check()
+        loader(platform="onyx")
     assert platform.loads == []
 
 
@@ -263,8 +265,8 @@ def test_files_of_no_platform_are_refused_with_their_path(fake):
 def test_is_model_asks_the_platform_that_is_configured(fake):
     fake(FakeServable(signature()))
     for settings in ({}, {"platform": "fake"}):
-        assert loader(**settings).is_model("m", FILE)
-        assert not loader(**settings).is_model("m", Path("/models/notes.txt"))
+        assert is_model(settings.get("platform"), FILE)
+        assert not is_model(settings.get("platform"), Path("/models/notes.txt"))
 
 
 def test_a_model_without_signatures_is_refused_and_closed(fake):

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 from stfs.errors import ConfigError, SetupError
 from stfs.lifecycle.policy import Load, State, Unload, Wait, next_action
 from stfs.lifecycle.record import ModelRecord, ModelSpec, ModelStatus, VersionRecord
-from stfs.lifecycle.registry import Model, Registry
+from stfs.lifecycle.registry import Model, Registry, Withdrawn
 from stfs.lifecycle.source import Poll
 
 M = TypeVar("M", bound=Model)
@@ -43,6 +43,7 @@ class _Watched(Generic[M]):
     decided: asyncio.Event = field(default_factory=asyncio.Event)  # it serves, or it has failed to
     watcher: asyncio.Task[None] | None = None
     retry: asyncio.TimerHandle | None = None
+    retired: bool = False  # not wanted any more: what it still loads is closed unpublished
 
     @property
     def name(self) -> str:
@@ -50,7 +51,7 @@ class _Watched(Generic[M]):
 
 
 class Manager(Generic[M]):
-    """Keeps the wanted versions of each model published. Used once: :meth:`start`, then :meth:`stop`.
+    """Keeps the wanted versions of each model published. Used once: :meth:`start`, any :meth:`apply`, :meth:`stop`.
 
     ``load(name, version, path)`` makes a model, which is the manager's to close, or raises: :class:`SetupError` for
     what a user can mend. It is never cancelled. ``poll_interval_s`` of 0 or less turns watching off (loads that failed
@@ -77,6 +78,7 @@ class Manager(Generic[M]):
         self._clock = clock
         self._on_change = on_change
         self._models: Mapping[str, _Watched[M]] = {}
+        self._applying = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._load_slots = asyncio.Semaphore(MAX_CONCURRENT_LOADS)
         self._pollers = ThreadPoolExecutor(POLL_THREADS, thread_name_prefix="stfs-poll")
@@ -90,15 +92,49 @@ class Manager(Generic[M]):
         """
         if self._models:
             raise RuntimeError("a manager is started once")
-        models: dict[str, _Watched[M]] = {}
+        return await self.apply(specs)
+
+    async def apply(self, specs: Iterable[ModelSpec]) -> Mapping[str, str]:
+        """Make the models of this server be exactly ``specs``; return when each serves a version or has failed to.
+
+        A model of the same name, base path and revision keeps its loaded versions and takes the new policy and labels;
+        what the policy newly asks for has been loaded by then, too. Any other model of the same name is replaced: its
+        versions are withdrawn, then the new ones load, since two of one name and version cannot be told apart. Models
+        that are not in ``specs`` are withdrawn, drained and closed.
+
+        Returns and raises as :meth:`start` does; one call at a time works, others wait their turn.
+        """
+        wanted: dict[str, ModelSpec] = {}
         for spec in specs:
-            if spec.name in models:
+            if spec.name in wanted:
                 raise ConfigError(f'two models are named "{spec.name}": give each its own name')
-            models[spec.name] = _Watched(ModelRecord(spec))
-        for name in models:
-            self._registry.announce(name, "it is starting")
-        self._models = models
-        await asyncio.gather(*(self._begin(model) for model in models.values()))
+            wanted[spec.name] = spec
+        async with self._applying:
+            models: dict[str, _Watched[M]] = {}
+            begun: list[_Watched[M]] = []
+            for name, spec in wanted.items():
+                model = self._models.get(name)
+                if model is not None and _same(model.record.spec, spec):
+                    model.record.spec = spec
+                else:
+                    model = _Watched(ModelRecord(spec))
+                    begun.append(model)
+                models[name] = model
+            # The table is replaced before anything is begun: whatever comes in meanwhile sees the new one.
+            gone = [model for name, model in self._models.items() if models.get(name) is not model]
+            self._models = models
+            for model in gone:
+                self._retire(model)
+            for model in models.values():
+                if model in begun:
+                    self._registry.announce(model.name, "it is starting")
+                else:
+                    self._advance(model)
+                self._registry.label(model.name, model.record.spec.labels)
+            await asyncio.gather(*(self._begin(model) for model in begun))
+            kept = [model for model in models.values() if model not in begun]
+            while any(model.record.having(State.LOADING) for model in kept):
+                await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         serving = self._registry.serving()
         return {name: model.record.reason() for name, model in models.items() if name not in serving}
 
@@ -124,22 +160,33 @@ class Manager(Generic[M]):
         """
         self._stopping = True
         watchers = [model.watcher for model in self._models.values() if model.watcher is not None]
-        for watcher in watchers:
-            watcher.cancel()
         for model in self._models.values():
-            if model.retry is not None:
-                model.retry.cancel()
+            self._withdraw_all(model)
             self._registry.announce(model.name, "the server is stopping")
-            for record in model.record.having(State.AVAILABLE):
-                self._begin_unload(model, record)
-            model.decided.set()
         await asyncio.gather(*watchers, return_exceptions=True)
         await self.settled()
         self._pollers.shutdown(wait=False)
 
+    def _retire(self, model: _Watched[M]) -> None:
+        """Take a model out of service for good; what it still has is closed when its requests are done."""
+        model.retired = True
+        self._withdraw_all(model)
+        if model.name not in self._models:
+            self._registry.forget(model.name)
+        log.info('model "%s" at %s is no longer served', model.name, model.record.spec.source.base_path)
+
+    def _withdraw_all(self, model: _Watched[M]) -> None:
+        if model.watcher is not None:
+            model.watcher.cancel()
+        if model.retry is not None:
+            model.retry.cancel()
+        for record in model.record.having(State.AVAILABLE):
+            self._begin_unload(model, record)
+        model.decided.set()
+
     async def _begin(self, model: _Watched[M]) -> None:
         await self._poll(model, first=True)
-        if self._poll_interval_s > 0 and not self._stopping:
+        if self._poll_interval_s > 0 and not self._over(model):
             model.watcher = asyncio.create_task(self._watch(model), name=f"watch {model.name}")
         await model.decided.wait()
 
@@ -151,7 +198,7 @@ class Manager(Generic[M]):
     async def _poll(self, model: _Watched[M], *, first: bool = False) -> None:
         record = model.record
         async with model.polling:
-            if self._stopping:
+            if self._over(model):
                 return
             try:
                 poll = await asyncio.get_running_loop().run_in_executor(
@@ -174,7 +221,7 @@ class Manager(Generic[M]):
         if model.retry is not None:
             model.retry.cancel()
             model.retry = None
-        while not self._stopping:
+        while not self._over(model):
             now = self._clock()
             snapshots = [version.snapshot() for version in record.versions.values()]
             action = next_action(snapshots, record.spec.version_policy, now, source_sure=record.source_sure)
@@ -202,7 +249,7 @@ class Manager(Generic[M]):
 
     async def _run_load(self, model: _Watched[M], record: VersionRecord[M]) -> None:
         async with self._load_slots:
-            if self._stopping:
+            if self._over(model):
                 return self._enter(model, record, State.END)
             try:
                 loaded = await self._load(model.name, record.version, record.path)
@@ -213,7 +260,7 @@ class Manager(Generic[M]):
                 record.fail(self._clock(), self._max_load_retries)
                 self._enter(model, record, State.END, self._explain(error))
                 return self._advance(model)
-        if self._stopping:
+        if self._over(model):
             return self._enter(model, record, State.END, await self._close(loaded))
         record.forgive()
         record.model = loaded
@@ -222,22 +269,25 @@ class Manager(Generic[M]):
         return self._advance(model)
 
     def _begin_unload(self, model: _Watched[M], record: VersionRecord[M]) -> None:
-        self._registry.withdraw(model.name, record.version)
+        withdrawn = self._registry.withdraw(model.name, record.version)
         self._enter(model, record, State.UNLOADING)
-        self._spawn(self._run_unload(model, record), f"unload {model.name} {record.version}")
+        self._spawn(self._run_unload(model, record, withdrawn), f"unload {model.name} {record.version}")
 
-    async def _run_unload(self, model: _Watched[M], record: VersionRecord[M]) -> None:
+    async def _run_unload(self, model: _Watched[M], record: VersionRecord[M], withdrawn: Withdrawn[M]) -> None:
         loaded, record.model = record.model, None
         assert loaded is not None
         try:
             async with asyncio.timeout(self._drain_timeout_s):
-                await self._registry.drained(model.name, record.version)
+                await withdrawn.drained()
         except TimeoutError:
-            held = self._registry.abandon(model.name, record.version)
             told = 'model "%s" version %d: closing with %d requests unfinished after %g s'
-            log.warning(told, model.name, record.version, held, self._drain_timeout_s)
+            log.warning(told, model.name, record.version, withdrawn.held, self._drain_timeout_s)
         self._enter(model, record, State.END, await self._close(loaded))
         self._advance(model)
+
+    def _over(self, model: _Watched[M]) -> bool:
+        """Whether nothing new may begin for this model."""
+        return self._stopping or model.retired
 
     async def _close(self, loaded: M) -> str:
         """The error of closing it, empty if all went well."""
@@ -267,3 +317,8 @@ class Manager(Generic[M]):
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _same(one: ModelSpec, other: ModelSpec) -> bool:
+    """Whether what is loaded for ``one`` is what would be loaded for ``other``."""
+    return one.source.base_path == other.source.base_path and one.revision == other.revision

@@ -6,6 +6,7 @@ snapshots, people read :class:`ModelStatus`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -22,11 +23,17 @@ ENDED_KEPT = 5
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model to serve: its name in requests, where its versions come from, which of them to serve."""
+    """A model to serve: its name in requests, where its versions come from, which of them to serve.
+
+    ``labels`` name versions for requests. ``revision`` stands for all else that a version is loaded with: a new spec of
+    the same name with another revision loads every version anew, one with the same keeps what is loaded.
+    """
 
     name: str
     source: Source
     version_policy: VersionPolicy = field(default_factory=Latest)
+    labels: Mapping[str, int] = field(default_factory=dict)
+    revision: object = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
-from stfs.errors import ModelNotFound, NotFound, Unavailable, VersionNotFound
+from stfs.errors import InvalidRequest, ModelNotFound, NotFound, Unavailable, VersionNotFound
 
 
 class Model(Protocol):
@@ -32,7 +32,7 @@ class _Entry(Generic[M]):
         self.version = version
         self.model = model
         self.held = 0
-        self.drained: asyncio.Event | None = None  # made when the entry is withdrawn
+        self.drained: asyncio.Event | None = None  # made when it is withdrawn, set when nobody holds it
 
 
 class Handle(Generic[M]):
@@ -68,6 +68,25 @@ class Handle(Generic[M]):
         self.release()
 
 
+class Withdrawn(Generic[M]):
+    """A version that no new request reaches; requests may still hold it. Made by :meth:`Registry.withdraw`."""
+
+    __slots__ = ("_entry",)
+
+    def __init__(self, entry: _Entry[M]) -> None:
+        self._entry = entry
+
+    @property
+    def held(self) -> int:
+        """How many requests hold it."""
+        return self._entry.held
+
+    async def drained(self) -> None:
+        """Return when nobody holds it; at once if it is so already. Cancelling the wait changes nothing."""
+        assert self._entry.drained is not None, "a withdrawn entry has its event"
+        await self._entry.drained.wait()
+
+
 class Registry(Generic[M]):
     """The table of published versions: replaced whole by each change, so that a reader sees one state or the next."""
 
@@ -75,7 +94,7 @@ class Registry(Generic[M]):
         self._table: Mapping[tuple[str, int], _Entry[M]] = {}
         self._latest: Mapping[str, _Entry[M]] = {}  # beside the table: most requests name no version
         self._known: Mapping[str, str] = {}
-        self._leaving: dict[tuple[str, int], _Entry[M]] = {}
+        self._labels: Mapping[str, Mapping[str, int]] = {}
 
     def acquire(self, name: str, version: int | None = None) -> Handle[M]:
         """Hold a published version, the highest if ``version`` is None. On the path of every request.
@@ -94,37 +113,45 @@ class Registry(Generic[M]):
             raise ValueError(f'model "{name}" version {version} is published already')
         self._replace({**self._table, (name, version): _Entry(name, version, model)})
 
-    def withdraw(self, name: str, version: int) -> None:
-        """Let no new request reach that version; see :meth:`drained`. Raises ``KeyError`` if it is not published."""
+    def withdraw(self, name: str, version: int) -> Withdrawn[M]:
+        """Let no new request reach that version. Raises ``KeyError`` if it is not published."""
         versions = dict(self._table)
         entry = versions.pop((name, version))
         entry.drained = asyncio.Event()
-        self._leaving.pop((name, version), None)
-        if entry.held:
-            self._leaving[name, version] = entry
+        if not entry.held:
+            entry.drained.set()
         self._replace(versions)
-
-    async def drained(self, name: str, version: int) -> None:
-        """Return when the version withdrawn last under this number is held by nobody; at once if it is so already.
-
-        Raises ``ValueError`` if it is published: withdraw it first. Cancelling the wait changes nothing.
-        """
-        if (name, version) in self._table:
-            raise ValueError(f'model "{name}" version {version} is published: withdraw it first')
-        entry = self._leaving.get((name, version))
-        if entry is not None and entry.drained is not None:
-            await entry.drained.wait()
-            if self._leaving.get((name, version)) is entry:
-                del self._leaving[name, version]
-
-    def abandon(self, name: str, version: int) -> int:
-        """Stop counting a withdrawn version whose handles did not come back in time; how many are still out."""
-        entry = self._leaving.pop((name, version), None)
-        return entry.held if entry is not None else 0
+        return Withdrawn(entry)
 
     def announce(self, name: str, reason: str) -> None:
         """Make the model known; ``reason`` is what a request is told while no version of it is published."""
         self._known = {**self._known, name: reason}
+
+    def forget(self, name: str) -> None:
+        """The model is no longer one of this server: a request for it finds nothing."""
+        self._known = {known: reason for known, reason in self._known.items() if known != name}
+        self._labels = {known: labels for known, labels in self._labels.items() if known != name}
+
+    def label(self, name: str, labels: Mapping[str, int]) -> None:
+        """Let these labels stand for these versions of the model, and no others."""
+        self._labels = {**self._labels, name: dict(labels)}
+
+    def labels(self, name: str) -> Mapping[str, int]:
+        """The labels of the model, empty if it has none."""
+        return self._labels.get(name, {})
+
+    def version_of(self, name: str, label: str) -> int:
+        """The version that ``label`` stands for.
+
+        Raises :class:`ModelNotFound` for a model that is not here and :class:`InvalidRequest` for an unknown label.
+        """
+        labels = self.labels(name)
+        if label not in labels:
+            if name not in self._known and name not in self.serving():
+                raise self._missing(name, None)
+            there = ", ".join(f'"{known}" (version {version})' for known, version in sorted(labels.items())) or "none"
+            raise InvalidRequest(f'Unrecognized servable version label: {label}; labels of model "{name}": {there}')
+        return labels[label]
 
     def serving(self) -> Mapping[str, tuple[int, ...]]:
         """The published versions of each model that has any, ascending."""

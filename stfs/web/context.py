@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
 
-from stfs.config import ServerConfig
+from stfs.config import ModelConfig, ServerConfig
 from stfs.lifecycle.manager import Manager
 from stfs.lifecycle.registry import Handle, Registry
 from stfs.metrics import Metrics
@@ -17,17 +17,23 @@ from stfs.signature import Signature
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The parts of a running server that a handler may use. ``ready`` is false while it is stopping."""
+    """The parts of a running server that a handler may use. ``ready`` is false while it is stopping.
+
+    ``models`` gives what is served now, in the configuration's order; ``apply`` changes it (``stfs.server``).
+    """
 
     config: ServerConfig
     registry: Registry[Model]
     manager: Manager[Model]
     metrics: Metrics
     ready: Callable[[], bool]
+    models: Callable[[], tuple[ModelConfig, ...]]
+    apply: Callable[[Sequence[ModelConfig]], Awaitable[Mapping[str, str]]]
 
     def default_model(self) -> str:
         """``default``, as in the seed; the only model's name if there is just one."""
-        return self.config.models[0].name if len(self.config.models) == 1 else "default"
+        models = self.models()
+        return models[0].name if len(models) == 1 else "default"
 
 
 CONTEXT = web.AppKey("stfs", Context)

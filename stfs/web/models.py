@@ -32,10 +32,10 @@ async def v1(request: web.Request) -> web.StreamResponse:
     try:
         if match is None or (request.method == "POST") != (verb == ":predict") or request.method not in ("GET", "POST"):
             raise errors.InvalidRequest(f"Malformed request: {request.method} {request.rel_url.raw_path}")
-        if match["label"] is not None:
-            raise errors.InvalidRequest(f"Unrecognized servable version label: {unquote(match['label'])}")
-        version = None if match["version"] is None else parse_version(match["version"])
         name = unquote(match["name"])
+        version = None if match["version"] is None else parse_version(match["version"])
+        if match["label"] is not None:
+            version = request.app[CONTEXT].registry.version_of(name, unquote(match["label"]))
         if verb == ":predict":
             return await infer_tfserving(request, name, version)
         if verb == "/metadata":
@@ -72,7 +72,7 @@ def detail(context: Context, status: ModelStatus) -> dict[str, Any]:
         "model_base_path": str(status.base_path),
         "model_version_list": list(versions),
         "model_signature": {"inputs": [], "outputs": []},
-        "platform": next((m.platform or "" for m in context.config.models if m.name == status.name), ""),
+        "platform": next((m.platform or "" for m in context.models() if m.name == status.name), ""),
         "signatures": {},
         **tfserving.encode_status([(v.version, v.state.name, v.error) for v in status.versions]),
     }

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from stfs.errors import ModelNotFound, Unavailable, VersionNotFound
+from stfs.errors import InvalidRequest, ModelNotFound, Unavailable, VersionNotFound
 from stfs.lifecycle.registry import Registry
 
 
@@ -79,16 +79,14 @@ def test_misuse_is_refused():
         registry.publish("m", 9, FakeModel())
     with pytest.raises(KeyError):
         registry.withdraw("m", 1)
-    with pytest.raises(ValueError, match="withdraw it first"):
-        asyncio.run(registry.drained("m", 9))
 
 
 def test_release_is_idempotent():
     async def main():
         registry, _, _ = two_versions()
         one, two = registry.acquire("m"), registry.acquire("m")
-        registry.withdraw("m", 10)
-        drained = asyncio.create_task(registry.drained("m", 10))
+        gone = registry.withdraw("m", 10)
+        drained = asyncio.create_task(gone.drained())
         one.release()
         one.release()
         with one:
@@ -105,10 +103,10 @@ def test_drained_at_once_if_nobody_holds_it():
     async def main():
         registry, _, _ = two_versions()
         registry.acquire("m").release()
-        registry.withdraw("m", 10)
+        gone = registry.withdraw("m", 10)
         async with asyncio.timeout(0):  # passes only if it never waits
-            await registry.drained("m", 10)
-            await registry.drained("m", 10)
+            await gone.drained()
+            await gone.drained()
 
     asyncio.run(main())
 
@@ -117,10 +115,10 @@ def test_drained_after_the_last_handle_was_released_before_the_wait():
     async def main():
         registry, _, _ = two_versions()
         handle = registry.acquire("m")
-        registry.withdraw("m", 10)
+        gone = registry.withdraw("m", 10)
         handle.release()
         async with asyncio.timeout(0):
-            await registry.drained("m", 10)
+            await gone.drained()
 
     asyncio.run(main())
 
@@ -129,44 +127,70 @@ def test_a_handle_outlives_its_withdrawal_and_its_successor():
     async def main():
         registry, _, new = two_versions()
         handle = registry.acquire("m")
-        registry.withdraw("m", 10)
+        gone = registry.withdraw("m", 10)
         again = FakeModel()
         registry.publish("m", 10, again)
         assert handle.model is new
         with registry.acquire("m") as other:
             assert other.model is again
-        registry.withdraw("m", 10)
+        gone = registry.withdraw("m", 10)
         async with asyncio.timeout(0):  # nobody holds the successor; the first one's handle does not count
-            await registry.drained("m", 10)
-        assert registry.abandon("m", 10) == 0
+            await gone.drained()
+        assert gone.held == 0
         handle.release()
 
     asyncio.run(main())
 
 
-def test_an_abandoned_version_is_not_waited_for():
+def test_two_withdrawn_versions_of_one_number_are_waited_for_apart():
     async def main():
         registry, _, _ = two_versions()
         handle = registry.acquire("m")
-        registry.withdraw("m", 10)
+        first = registry.withdraw("m", 10)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
-                await registry.drained("m", 10)
-        assert registry.abandon("m", 10) == 1
-        async with asyncio.timeout(0):
-            await registry.drained("m", 10)
+                await first.drained()
+        assert first.held == 1
         registry.publish("m", 10, FakeModel())
         late = registry.acquire("m")
-        registry.withdraw("m", 10)
-        handle.release()  # the abandoned one's must not count for the new one
+        second = registry.withdraw("m", 10)
+        handle.release()
+        async with asyncio.timeout(0):
+            await first.drained()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
-                await registry.drained("m", 10)
+                await second.drained()
         late.release()
         async with asyncio.timeout(0):
-            await registry.drained("m", 10)
+            await second.drained()
 
     asyncio.run(main())
+
+
+def test_labels_stand_for_versions():
+    registry, _, _ = two_versions()
+    registry.label("m", {"stable": 9, "canary": 10})
+    assert registry.version_of("m", "stable") == 9
+    registry.label("m", {"stable": 10})
+    assert registry.version_of("m", "stable") == 10
+    with pytest.raises(InvalidRequest, match=r'Unrecognized servable version label: canary; .*"stable" \(version 10\)'):
+        registry.version_of("m", "canary")
+    with pytest.raises(ModelNotFound, match='no model "none"'):
+        registry.version_of("none", "stable")
+
+
+def test_a_forgotten_model_is_not_found():
+    registry, _, _ = two_versions()
+    registry.announce("m", "it is starting")
+    registry.label("m", {"stable": 9})
+    registry.withdraw("m", 9)
+    registry.withdraw("m", 10)
+    with pytest.raises(Unavailable, match="it is starting"):
+        registry.acquire("m")
+    registry.forget("m")
+    with pytest.raises(ModelNotFound):
+        registry.acquire("m")
+    assert registry.labels("m") == {}
 
 
 def test_a_handle_is_released_when_the_request_raises():
@@ -174,8 +198,8 @@ def test_a_handle_is_released_when_the_request_raises():
         registry, _, _ = two_versions()
         with pytest.raises(RuntimeError, match="bad"), registry.acquire("m"):
             raise RuntimeError("bad")
-        registry.withdraw("m", 10)
+        gone = registry.withdraw("m", 10)
         async with asyncio.timeout(0):
-            await registry.drained("m", 10)
+            await gone.drained()
 
     asyncio.run(main())
