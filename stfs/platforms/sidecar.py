@@ -5,7 +5,9 @@ The form is the one that exports of MXNet and ONNX models carry as ``<prefix>-si
     {"inputs": [{"name": "x", "dtype": "float32", "shape": [null, 4]}], "outputs": [{"name": "y", "shape": [null, 2]}]}
 
 ``data_name`` and ``data_shape`` are read for ``name`` and ``shape``; ``null`` and -1 stand for a dimension that varies;
-``dtype`` is float32 where it is not said. Other keys are ignored. Must not live here: what a model's own files tell.
+``dtype`` is float32 where it is not said. A tensor may have ``doc``, a text, ``nullable``, true or false, and
+``values``, a list of texts, as :class:`stfs.signature.TensorSpec` has them. Other keys are ignored. Must not live here:
+what a model's own files tell.
 """
 
 from __future__ import annotations
@@ -60,11 +62,16 @@ def read_sidecar(path: Path) -> Sidecar:
         raise LoadFailed(f"{path}: cannot read the signature file: {error.strerror}") from None
     except ValueError as error:
         raise LoadFailed(f"{path}: the signature file is not JSON: {error}") from None
+    return parse_sidecar(content, path)
+
+
+def parse_sidecar(content: Any, path: Path) -> Sidecar:
+    """The same from its content, which was found at ``path``: inside a model's file, say. Raises as above."""
     if not isinstance(content, dict):
-        raise LoadFailed(f'{path}: the signature file must be an object with "inputs" and "outputs"')
+        raise LoadFailed(f'{path}: the signature must be an object with "inputs" and "outputs"')
     sides = {side: _specs(path, side, content.get(side, [])) for side in ("inputs", "outputs")}
     if not sides["inputs"]:
-        raise LoadFailed(f"{path}: the signature file lists no inputs; it looks like {example_sidecar((), ())}")
+        raise LoadFailed(f"{path}: the signature lists no inputs; it looks like {example_sidecar((), ())}")
     return Sidecar(path, sides["inputs"], sides["outputs"])
 
 
@@ -95,7 +102,13 @@ def _spec(where: str, entry: Mapping[str, Any]) -> TensorSpec:
     name = entry.get("name", entry.get("data_name"))
     if not isinstance(name, str) or not name:
         raise LoadFailed(f'{where}: "name" is missing or not a string')
-    return TensorSpec(name, _dtype(where, entry.get("dtype", "float32")), _shape(where, entry))
+    doc, nullable, values = entry.get("doc", ""), entry.get("nullable", False), entry.get("values", [])
+    if not isinstance(doc, str) or not isinstance(nullable, bool):
+        raise LoadFailed(f'{where}: "doc" must be a text and "nullable" true or false')
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise LoadFailed(f'{where}: "values" must be a list of texts')
+    dtype = _dtype(where, entry.get("dtype", "float32"))
+    return TensorSpec(name, dtype, _shape(where, entry), doc, nullable, tuple(values))
 
 
 def _dtype(where: str, said: Any) -> np.dtype[Any]:

@@ -32,6 +32,18 @@ def test_a_file_that_an_exporter_of_mxnet_models_wrote():
     assert [(spec.name, spec.shape) for spec in (*read.inputs, *read.outputs)] == [("data", (1, 2)), ("lro", (1, 1))]
 
 
+def test_what_is_said_of_values(tmp_path):
+    tensor = {"name": "colour", "dtype": "string", "shape": [None], "doc": "of the car", "nullable": True}
+    read = read_sidecar(write(tmp_path / "s.json", {"inputs": [tensor | {"values": ["red", "blue"]}]}))
+    assert read.inputs == (TensorSpec("colour", STRING, (None,), "of the car", True, ("red", "blue")),)
+
+
+@pytest.mark.parametrize("wrong", [{"doc": 1}, {"nullable": "no"}, {"values": [1]}, {"values": "red"}])
+def test_what_is_said_of_values_wrongly(tmp_path, wrong):
+    with pytest.raises(LoadFailed, match=r"inputs\[0\]: .*must be"):
+        read_sidecar(write(tmp_path / "s.json", {"inputs": [{"name": "x"} | wrong]}))
+
+
 @pytest.mark.parametrize("name", ["net-signature.json", "signature.json", "other-signature.json"])
 def test_where_it_is_found(tmp_path, name):
     write(tmp_path / name, GOOD)
