@@ -53,7 +53,7 @@ class OnnxPlatform(Platform):
     """``model.onnx``, a single ``*.onnx``, or ``onnx_model.proto``; weights in external files lie beside it."""
 
     name = "onnx"
-    aliases = ("onnxruntime", "ort")
+    aliases = ("onnxruntime", "ort", "pytorch_onnx")
     extra = "onnx"
 
     def detect(self, path: Path) -> bool:
