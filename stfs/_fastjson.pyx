@@ -117,7 +117,11 @@ cdef extern from "tensor.hpp" namespace "stfs" nogil:
         int64_t filled
         int64_t count[33]
         int64_t size[33]
-    const char* parse(Dtype, Scanner&, const char*, Nest&, void*, int64_t, bint)
+    cdef enum Options "stfs::Options":
+        INTEGRAL_FLOATS "stfs::INTEGRAL_FLOATS"
+        NULLABLE "stfs::NULLABLE"
+        LITERALS "stfs::LITERALS"
+    const char* parse(Dtype, Scanner&, const char*, Nest&, void*, int64_t, int)
 
 cdef extern from "encode.hpp" namespace "stfs":
     cdef cppclass Out:
@@ -210,6 +214,10 @@ cdef object element_fault(Scanner& s, Nest* nest, cnp.dtype dtype):
 
 # -- memory for elements
 
+cdef inline int reading(bint integral_floats, bint nullable, bint literals) noexcept:
+    return INTEGRAL_FLOATS * integral_floats | NULLABLE * nullable | LITERALS * literals
+
+
 cdef void drop_objects(PyObject** objects, int64_t count) noexcept:
     for i in range(count):
         Py_DECREF(<object>objects[i])
@@ -220,16 +228,16 @@ cdef class Column:
 
     cdef cnp.dtype dtype
     cdef int code
-    cdef bint integral_floats
+    cdef int options
     cdef Nest nest
     cdef char* data
     cdef int64_t capacity
     cdef Py_ssize_t itemsize
 
-    def __cinit__(self, dtype, *, bint integral_floats=False):
+    def __cinit__(self, dtype, *, bint integral_floats=False, bint nullable=False, bint literals=False):
         self.dtype = np.dtype(dtype)
         self.code = readable_dtype(self.dtype)
-        self.integral_floats = integral_floats
+        self.options = reading(integral_floats, nullable, literals)
         self.nest = Nest(1)
         self.itemsize = self.dtype.itemsize
 
@@ -369,22 +377,23 @@ cdef class Reader:
         self.p = q
         self.fresh = False
 
-    def tensor(self, dtype, *, bint integral_floats=False):
+    def tensor(self, dtype, *, bint integral_floats=False, bint nullable=False, bint literals=False):
         cdef cnp.dtype descr = dtype if isinstance(dtype, cnp.dtype) else np.dtype(dtype)
         cdef Dtype code = <Dtype>readable_dtype(descr)
+        cdef int options = reading(integral_floats, nullable, literals)
         cdef Nest nest
         cdef double scratch[SCRATCH_WORDS]
         cdef const char* q = self.s.space(self.p)
         cdef const char* first = q
         if code == STR:
-            return self.strings(descr)
-        q = parse(code, self.s, q, nest, scratch, 8 * SCRATCH_WORDS // descr.itemsize, integral_floats)
+            return self.strings(descr, options)
+        q = parse(code, self.s, q, nest, scratch, 8 * SCRATCH_WORDS // descr.itemsize, options)
         if q != NULL:
             made = new_array(max(0, nest.rank), shape_of(&nest), descr, code, <char*>scratch, nest.filled, False)
         elif self.s.error.fault != FULL:
             fail(self.s, &nest, descr)
         else:
-            made = self.large(descr, code, &nest, first, <char*>scratch, integral_floats)
+            made = self.large(descr, code, &nest, first, <char*>scratch, options)
             q = self.s.error.at
         self.p = q
         self.fresh = False
@@ -395,7 +404,7 @@ cdef class Reader:
         cdef const char* q = self.s.space(self.p)
         while True:
             q = parse(
-                <Dtype>column.code, self.s, q, nest[0], column.data, column.capacity, column.integral_floats
+                <Dtype>column.code, self.s, q, nest[0], column.data, column.capacity, column.options
             )
             if q != NULL:
                 break
@@ -438,7 +447,7 @@ cdef class Reader:
         return q
 
     cdef object large(
-        self, cnp.dtype dtype, Dtype code, Nest* nest, const char* first, char* scratch, bint integral_floats
+        self, cnp.dtype dtype, Dtype code, Nest* nest, const char* first, char* scratch, int options
     ):
         """Go on with a tensor that has filled the scratch; its end is left in ``error.at``."""
         cdef const char* q = self.s.error.at
@@ -460,7 +469,7 @@ cdef class Reader:
             array = grown
             data = <const char*>destination
             with nogil:
-                q = parse(code, self.s, q, nest[0], destination, capacity, integral_floats)
+                q = parse(code, self.s, q, nest[0], destination, capacity, options)
             if q != NULL:
                 break
             if self.s.error.fault != FULL:
@@ -470,13 +479,13 @@ cdef class Reader:
         self.s.error.at = q
         return array
 
-    cdef object strings(self, cnp.dtype dtype):
+    cdef object strings(self, cnp.dtype dtype, int options):
         cdef Column column = Column(dtype)
         cdef Nest* nest = &column.nest
         nest[0] = Nest(0)
         cdef const char* q = self.s.space(self.p)
         while True:
-            q = parse(STR, self.s, q, nest[0], column.data, column.capacity, False)
+            q = parse(STR, self.s, q, nest[0], column.data, column.capacity, options)
             if q != NULL:
                 break
             if self.s.error.fault != FULL:

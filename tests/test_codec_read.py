@@ -612,3 +612,57 @@ def test_readers_work_side_by_side_in_threads(twin):
     for thread in threads:
         thread.join()
     assert same == [True] * 20
+
+
+# -- missing values, and literals that stand for their text
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_null_is_nan_where_values_may_miss(twin, dtype):
+    got = tensor(twin, "[[null, 1], [2, null]]", dtype, nullable=True)
+    np.testing.assert_array_equal(got, np.array([[np.nan, 1], [2, np.nan]], dtype))
+    assert np.isnan(tensor(twin, "null", dtype, nullable=True))
+    assert refusal(twin, "[1, null]", dtype).problem == "expected a number, found null"
+    assert refusal(twin, "[[1], null]", dtype, nullable=True).problem == "expected a list, found null"
+    assert refusal(twin, "[1, nul]", dtype, MalformedJson, nullable=True).offset == 4
+    assert refusal(twin, '[null, ""]', dtype, nullable=True).problem == "expected a number, found a string"
+
+
+def test_null_is_no_text_where_values_may_miss(twin):
+    assert tensor(twin, '["a", null, NaN, ""]', "object", nullable=True).tolist() == [b"a", b"", b"", b""]
+    assert tensor(twin, '["é", null]', "object", nullable=True).tolist() == ["é".encode(), b""]
+    assert refusal(twin, '["a", null]', "object").problem == "expected a string, found null"
+    assert refusal(twin, '["a", NaN]', "object").problem == "expected a string, found a number"
+    assert refusal(twin, '["a", NaM]', "object", MalformedJson, nullable=True).offset == 6
+
+
+@pytest.mark.parametrize("dtype", [*INTS, "bool"])
+def test_what_has_no_value_for_null_refuses_it(twin, dtype):
+    assert refusal(twin, "[null]", dtype, nullable=True).problem.endswith(", found null")
+
+
+def test_numbers_and_booleans_as_their_text(twin):
+    text = '["a", 3, -1.50E+2, true, false, NaN, -Infinity, {"b64": "Yg=="}]'
+    want = [b"a", b"3", b"-1.50E+2", b"true", b"false", b"NaN", b"-Infinity", b"b"]
+    assert tensor(twin, text, "object", literals=True).tolist() == want
+    assert refusal(twin, "[1, null]", "object", literals=True).problem == "expected a string, found null"
+    assert refusal(twin, "[1, [2]]", "object", literals=True).problem == "expected a string, found a list"
+    assert refusal(twin, "[1, 01]", "object", MalformedJson, literals=True).offset == 4
+    assert tensor(twin, "[1, null, NaN]", "object", literals=True, nullable=True).tolist() == [b"1", b"", b""]
+    assert refusal(twin, "[1]", "object").problem == "expected a string, found a number"
+
+
+def test_columns_have_missing_values_too(twin):
+    columns = {
+        "f": twin.Column(np.dtype("float32"), nullable=True),
+        "s": twin.Column(np.dtype(object), nullable=True, literals=True),
+    }
+    reader = twin.Reader(b'[null, 1.5, null, 3, "x"]')
+    reader.enter_array()
+    for name in "ffsss":
+        assert reader.next_item()
+        reader.append(columns[name])
+    np.testing.assert_array_equal(columns["f"].array(), np.array([np.nan, 1.5], np.float32))
+    assert columns["s"].array().tolist() == [b"", b"3", b"x"]
+    with pytest.raises(BadElement, match="expected a number, found null"):
+        twin.Reader(b"null").append(twin.Column(np.dtype("float32")))

@@ -84,12 +84,19 @@ def nested(draw, leaf, shape):
 shapes = st.lists(st.integers(0, 4), max_size=3)
 
 
+missing = st.sampled_from(["null", "null", "NaN", "nul", "true", "-Infinity", "-1.50e3", "01"])
+options = st.fixed_dictionaries({name: st.booleans() for name in ("integral_floats", "nullable", "literals")})
+
+
 @st.composite
 def tensors(draw):
     dtype = draw(st.sampled_from(DTYPES))
     leaf = leaves[dtype.kind]
-    if draw(st.integers(0, 3)) == 0:
-        leaf = st.one_of(leaf, leaf, leaf, anything)
+    match draw(st.integers(0, 5)):
+        case 0:
+            leaf = st.one_of(leaf, leaf, leaf, anything)
+        case 1 | 2:
+            leaf = st.one_of(leaf, leaf, missing)
     return dtype, draw(spaces) + draw(nested(leaf, draw(shapes))) + draw(spaces)
 
 
@@ -173,20 +180,24 @@ def assert_same(body, read):
 
 
 @given_much
-@given(tensors(), st.booleans())
-@example((np.dtype("float64"), "-0"), False)
-@example((np.dtype("int64"), "9223372036854775807.0"), True)
-def test_tensors(tensor, integral_floats):
+@given(tensors(), options)
+@example((np.dtype("float64"), "-0"), {})
+@example((np.dtype("int64"), "9223372036854775807.0"), {"integral_floats": True})
+@example((np.dtype("float16"), "[null]"), {"nullable": True})
+@example((np.dtype("float16"), "[null, [1]]"), {"nullable": True})
+@example((np.dtype("object"), '["a", null, NaN, 1.50, false]'), {"nullable": True, "literals": True})
+@example((np.dtype("object"), "[NaN, -0, null]"), {"literals": True})
+def test_tensors(tensor, options):
     dtype, text = tensor
-    assert_same(text.encode(), lambda _, r: r.tensor(dtype, integral_floats=integral_floats))
+    assert_same(text.encode(), lambda _, r: r.tensor(dtype, **options))
 
 
 @given_much
-@given(st.data(), tensors(), st.booleans())
-def test_damaged_tensors(data, tensor, integral_floats):
+@given(st.data(), tensors(), options)
+def test_damaged_tensors(data, tensor, options):
     dtype, text = tensor
     body = data.draw(damaged(text.encode()))
-    assert_same(body, lambda _, r: r.tensor(dtype, integral_floats=integral_floats))
+    assert_same(body, lambda _, r: r.tensor(dtype, **options))
 
 
 @given_much
@@ -225,16 +236,16 @@ def test_walking_an_object(data, members):
 
 
 @given_much
-@given(st.data(), st.sampled_from(DTYPES), shapes)
-def test_columns(data, dtype, shape):
-    leaf = leaves[dtype.kind]
+@given(st.data(), st.sampled_from(DTYPES), shapes, options)
+def test_columns(data, dtype, shape, options):
+    leaf = st.one_of(leaves[dtype.kind], leaves[dtype.kind], missing)
     other = data.draw(shapes)
     rows = data.draw(st.lists(st.one_of(nested(leaf, shape), nested(leaf, shape), nested(leaf, other)), max_size=5))
     text = ("[" + ", ".join(rows) + "]").encode()
     body = data.draw(st.one_of(st.just(text), damaged(text)))
 
     def walk(twin, reader):
-        column = twin.Column(dtype)
+        column = twin.Column(dtype, **options)
         reader.enter_array()
         while reader.next_item():
             reader.append(column)

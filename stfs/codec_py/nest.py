@@ -41,11 +41,15 @@ class Nest:
     first index counts rows that lie apart in the text; ``rank`` counts it, ``sizes`` does not hold it.
     """
 
-    def __init__(self, dtype: np.dtype[Any], integral_floats: bool, base: int) -> None:
+    def __init__(
+        self, dtype: np.dtype[Any], integral_floats: bool, base: int, nullable: bool = False, literals: bool = False
+    ) -> None:
         if dtype not in DTYPES:
             raise unsupported_dtype(dtype)
         self.dtype = dtype
         self.integral_floats = integral_floats
+        self.missing: Any = {"f": float("nan"), "O": b""}.get(dtype.kind) if nullable else None
+        self.literals = literals
         self.base = base
         self.rank: int | None = None
         self.sizes: dict[int, int] = {}
@@ -89,10 +93,14 @@ class Nest:
         return True
 
     def _fits(self, leaves: list[Any]) -> bool:
-        kinds = {"f": float, "i": int, "u": int, "b": bool, "O": str}
-        if leaves and set(map(type, leaves)) != {kinds[self.dtype.kind]}:
+        kinds = set(map(type, leaves))
+        if self.missing is not None:
+            kinds.discard(type(None))
+        if kinds - {{"f": float, "i": int, "u": int, "b": bool, "O": str}[self.dtype.kind]}:
             return False
-        self.leaves = [text.encode() for text in leaves] if self.dtype.kind == "O" else leaves
+        if self.dtype.kind == "O":
+            leaves = [None if text is None else text.encode() for text in leaves]
+        self.leaves = leaves if self.missing is None else [self.missing if x is None else x for x in leaves]
         try:
             self.keep()
         except OverflowError:
@@ -143,8 +151,13 @@ class Nest:
 
     def _leaf(self, text: ExactText, pos: int, path: tuple[int, ...]) -> tuple[Any, int]:
         kind = text.kind(pos)
+        if self.missing is not None and (kind == "null" or (self.dtype.kind == "O" and text.at(pos, b"N"))):
+            return self.missing, text.literal(pos)[1]
         if kind == "object" and self.dtype.kind == "O":
             return self._b64(text, pos, path)
+        if self.literals and self.dtype.kind == "O" and kind in ("number", "bool"):
+            end = text.number(pos)[0] if kind == "number" and text.at_number(pos) else text.literal(pos)[1]
+            return text.body[pos:end], end
         if kind != {"b": "bool", "O": "string"}.get(self.dtype.kind, "number"):
             raise wrong_kind(self._wanted(), PHRASES[kind], pos, path)
         if kind == "string":

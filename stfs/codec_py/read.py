@@ -30,8 +30,15 @@ class Column:
     Filled by :meth:`Reader.append`. Not thread-safe. A column to which an append has failed is spent.
     """
 
-    def __init__(self, dtype: np.dtype[Any], *, integral_floats: bool = False) -> None:
-        self._nest = Nest(np.dtype(dtype), integral_floats, base=1)
+    def __init__(
+        self,
+        dtype: np.dtype[Any],
+        *,
+        integral_floats: bool = False,
+        nullable: bool = False,
+        literals: bool = False,
+    ) -> None:
+        self._nest = Nest(np.dtype(dtype), integral_floats, 1, nullable, literals)
 
     def __len__(self) -> int:
         """The number of rows so far."""
@@ -121,7 +128,14 @@ class Reader:
         """Past the value at the cursor, refusing what :meth:`value` refuses."""
         self.value()
 
-    def tensor(self, dtype: np.dtype[Any], *, integral_floats: bool = False) -> Array:
+    def tensor(
+        self,
+        dtype: np.dtype[Any],
+        *,
+        integral_floats: bool = False,
+        nullable: bool = False,
+        literals: bool = False,
+    ) -> Array:
         """The number, string or nested arrays at the cursor as a new C-contiguous array, its shape found on the way.
 
         - float dtypes take any number, ``NaN`` and the infinities: Python's ``float(text)``, rounded once to the dtype;
@@ -129,12 +143,15 @@ class Reader:
           exactly);
         - bool takes ``true`` and ``false``;
         - object takes strings, as UTF-8 ``bytes``, and ``{"b64": "..."}``, decoded (RFC 4648, either alphabet, padded
-          or not).
+          or not); with ``literals`` also numbers and booleans, as their JSON text.
+
+        With ``nullable`` an element may be ``null``: NaN in a float dtype, ``b""`` in an object one, where ``NaN``
+        means the same (many clients write it for a missing text); other dtypes have no value for it and refuse it.
 
         Raises :class:`BadElement`, with the path from the tensor's root, for a ragged nesting, an element of another
         kind and a number that the dtype cannot hold; :class:`TypeError` for any other dtype.
         """
-        nest = Nest(np.dtype(dtype), integral_floats, base=0)
+        nest = Nest(np.dtype(dtype), integral_floats, 0, nullable, literals)
         self._read_tensor(nest)
         return nest.array()
 

@@ -37,6 +37,10 @@ struct Nest {
     }
 };
 
+// What else may stand for an element: 11.0 for an integer; null for a float or a string, and NaN for a string; the text of
+// a number or a boolean for a string.
+enum Options : int { INTEGRAL_FLOATS = 1, NULLABLE = 2, LITERALS = 4 };
+
 enum Dtype : int { F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64, B8, STR };
 
 inline std::nullptr_t wrong_kind(Scanner& s, const char* wanted, const char* p, int depth) {
@@ -71,7 +75,7 @@ template <class F>
 struct FloatLeaf {
     using T = F;
     static constexpr const char* wanted = "a number";
-    STFS_INLINE static const char* read(Scanner& s, const char* p, T& out, int depth, bool) {
+    STFS_INLINE static const char* read(Scanner& s, const char* p, T& out, int depth, int options) {
         if (is_digit(*p) || (*p == '-' && !s.at_minus_infinity(p))) {
             NumberToken token;
             const char* q = s.number(p, token);
@@ -80,11 +84,18 @@ struct FloatLeaf {
             if (overflowed(out)) return bad_element(s, OUT_OF_RANGE, nullptr, p, q, depth);
             return q;
         }
-        if (*p != 'N' && *p != 'I' && *p != '-') return wrong_kind(s, wanted, p, depth);
+        return literal(s, p, out, depth, options);
+    }
+
+  private:
+    // Kept out of the loop over numbers, which is the tighter for it.
+    __attribute__((noinline)) static const char* literal(Scanner& s, const char* p, T& out, int depth, int options) {
+        const bool missing = *p == 'n' && options & NULLABLE;
+        if (*p != 'N' && *p != 'I' && *p != '-' && !missing) return wrong_kind(s, wanted, p, depth);
         const char* q = s.literal(p);
         if (!q) return nullptr;
         constexpr double inf = std::numeric_limits<double>::infinity();
-        store(*p == 'N' ? std::numeric_limits<double>::quiet_NaN() : *p == '-' ? -inf : inf, out);
+        store(*p == 'N' || missing ? std::numeric_limits<double>::quiet_NaN() : *p == '-' ? -inf : inf, out);
         return q;
     }
 };
@@ -93,7 +104,7 @@ template <class I>
 struct IntLeaf {
     using T = I;
     static constexpr const char* wanted = "an integer";
-    STFS_INLINE static const char* read(Scanner& s, const char* p, T& out, int depth, bool integral_floats) {
+    STFS_INLINE static const char* read(Scanner& s, const char* p, T& out, int depth, int options) {
         if (is_digit(*p) || (*p == '-' && !s.at_minus_infinity(p))) {
             NumberToken token;
             const char* q = s.number(p, token);
@@ -102,7 +113,7 @@ struct IntLeaf {
                 if (!to_integer(token, out)) return bad_element(s, OUT_OF_RANGE, nullptr, p, q, depth);
                 return q;
             }
-            double value = integral_floats ? to_double(token) : 0.5;
+            double value = options & INTEGRAL_FLOATS ? to_double(token) : 0.5;
             if (value != std::floor(value)) return bad_element(s, NOT_INTEGER, nullptr, p, q, depth);
             if (!to_integer(value, out)) return bad_element(s, OUT_OF_RANGE, nullptr, p, q, depth);
             return q;
@@ -116,7 +127,7 @@ struct IntLeaf {
 struct BoolLeaf {
     using T = bool;
     static constexpr const char* wanted = "true or false";
-    STFS_INLINE static const char* read(Scanner& s, const char* p, T& out, int depth, bool) {
+    STFS_INLINE static const char* read(Scanner& s, const char* p, T& out, int depth, int) {
         if (*p != 't' && *p != 'f') return wrong_kind(s, wanted, p, depth);
         out = *p == 't';
         return s.literal(p);
@@ -127,7 +138,7 @@ struct StringLeaf {
     using T = PyObject*;
     static constexpr const char* wanted = "a string";
 
-    STFS_INLINE static const char* read(Scanner& s, const char* p, T& out, int depth, bool) {
+    STFS_INLINE static const char* read(Scanner& s, const char* p, T& out, int depth, int options) {
         StringToken token;
         if (*p == '"') {
             const char* q = s.string(p, token);
@@ -135,7 +146,7 @@ struct StringLeaf {
             out = text(token);
             return out ? q : python_error(s);
         }
-        if (*p != '{') return wrong_kind(s, wanted, p, depth);
+        if (*p != '{') return other(s, p, out, depth, options);
         const char* q = s.space(p + 1);
         if (s.at(q, '}')) return wrong_kind(s, wanted, p, depth);
         q = s.key(q, token);
@@ -155,6 +166,22 @@ struct StringLeaf {
     }
 
   private:
+    // Neither a string nor an object: a missing element, or a literal that stands for its own text.
+    static const char* other(Scanner& s, const char* p, T& out, int depth, int options) {
+        const bool missing = options & NULLABLE && (*p == 'n' || *p == 'N');
+        if (!missing && !(options & LITERALS && *p != 'n' && *p != '[')) return wrong_kind(s, wanted, p, depth);
+        NumberToken token;
+        const char* q = nullptr;
+        if (is_digit(*p) || (*p == '-' && !s.at_minus_infinity(p))) {
+            q = s.number(p, token);
+        } else if (s.kind(p) != BAD) {
+            q = s.literal(p);
+        }
+        if (!q) return nullptr;
+        out = PyBytes_FromStringAndSize(p, missing ? 0 : q - p);
+        return out ? q : python_error(s);
+    }
+
     static std::nullptr_t python_error(Scanner& s) {
         s.error = Error{};
         s.error.fault = PYTHON_ERROR;
@@ -201,7 +228,7 @@ struct StringLeaf {
 // Reads the value at p into out[n.filled] onwards; the position after it, or nullptr with the error set. FULL leaves in
 // error.at the position to go on from. A nest that failed otherwise is spent.
 template <class Leaf>
-const char* parse_as(Scanner& s, const char* p, Nest& n, typename Leaf::T* out, int64_t capacity, bool integral_floats) {
+const char* parse_as(Scanner& s, const char* p, Nest& n, typename Leaf::T* out, int64_t capacity, int options) {
     int depth = n.depth;
     int64_t filled = n.filled;
     struct Save {  // however it ends, the nest knows where it stopped and which elements are written
@@ -239,7 +266,7 @@ const char* parse_as(Scanner& s, const char* p, Nest& n, typename Leaf::T* out, 
                     if (p == s.end) return s.unexpected("a value", p);
                     return bad_element(s, FULL, nullptr, p, p, depth);
                 }
-                const char* q = Leaf::read(s, p, out[filled], depth, integral_floats);
+                const char* q = Leaf::read(s, p, out[filled], depth, options);
                 if (!q) {
                     if (listed) n.count[depth - 1] = index;
                     return nullptr;
@@ -282,10 +309,10 @@ too_many:
     return nullptr;
 }
 
-inline const char* parse(Dtype dtype, Scanner& s, const char* p, Nest& n, void* out, int64_t capacity, bool integral_floats) {
+inline const char* parse(Dtype dtype, Scanner& s, const char* p, Nest& n, void* out, int64_t capacity, int options) {
     auto as = [&](auto leaf) {
         using Leaf = decltype(leaf);
-        return parse_as<Leaf>(s, p, n, static_cast<typename Leaf::T*>(out), capacity, integral_floats);
+        return parse_as<Leaf>(s, p, n, static_cast<typename Leaf::T*>(out), capacity, options);
     };
     switch (dtype) {
         case F16: return as(FloatLeaf<half>{});
