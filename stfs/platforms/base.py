@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -113,11 +113,14 @@ class Platform(abc.ABC):
         """
 
 
-def model_files(path: Path, suffixes: Sequence[str], names: Sequence[str] = ()) -> list[Path]:
+def model_files(
+    path: Path, suffixes: Sequence[str], names: Sequence[str] = (), accept: Callable[[Path], bool] = lambda file: True
+) -> list[Path]:
     """The files at ``path`` that end in one of ``suffixes``: ``path`` itself, or those directly in the folder.
 
     A file called ``model.*``, or by one of ``names``, is the answer alone; of several such, the one whose suffix stands
-    first in ``suffixes``. Hidden files do not count. An unreadable path gives an empty list.
+    first in ``suffixes``. Hidden files do not count, nor do those that ``accept`` refuses: it looks into files whose
+    endings several platforms share. An unreadable path gives an empty list.
     """
 
     def rank(file: Path) -> int:
@@ -128,9 +131,9 @@ def model_files(path: Path, suffixes: Sequence[str], names: Sequence[str] = ()) 
 
     try:
         if path.is_file():
-            return [path] if known(path) else []
+            return [path] if known(path) and accept(path) else []
         found = sorted(file for file in path.iterdir() if not file.name.startswith(".") and known(file))
-        found = [file for file in found if file.is_file()]
+        found = [file for file in found if file.is_file() and accept(file)]
     except OSError:
         return []
     preferred = [file for file in found if file.name in names or file.stem == "model"]

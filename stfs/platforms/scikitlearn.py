@@ -27,6 +27,7 @@ from stfs.platforms.base import (
     one_line,
     owned,
 )
+from stfs.platforms.pickle_owner import BOOSTERS, pickle_owner
 from stfs.platforms.pickled import load_pickle
 from stfs.signature import STRING, Array, Signature, Tensors, TensorSpec, can_batch
 
@@ -46,8 +47,8 @@ class ScikitLearnPlatform(Platform):
     extra = "sklearn"
 
     def detect(self, path: Path) -> bool:
-        """See :meth:`Platform.detect`."""
-        return bool(model_files(path, SUFFIXES))
+        """See :meth:`Platform.detect`. Pickles of classes that have a platform of their own are not this one's."""
+        return bool(model_files(path, SUFFIXES, accept=lambda file: pickle_owner(file) not in BOOSTERS))
 
     def load(self, path: Path, options: LoadOptions) -> ScikitLearnServable:
         """See :meth:`Platform.load`.
