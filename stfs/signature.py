@@ -6,7 +6,7 @@ Strings are ``numpy`` object arrays of ``bytes`` everywhere inside the server; t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,12 @@ Shape = tuple[int | None, ...]
 
 STRING = np.dtype(object)
 
+MAX_VALUES_TOLD = 20
+"""Allowed values that an error lists."""
+
+MAX_FILLED = 1 << 22
+"""Missing values that a request may leave out unwritten: what it costs here is not in proportion to its length."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
@@ -30,6 +36,7 @@ class TensorSpec:
 
     ``nullable`` says that a value may be missing: NaN in a float tensor, ``b""`` in a tensor of strings; requests may
     then say ``null``. ``values`` lists what a categorical input may hold, as text; empty where it is not categorical.
+    ``columns`` names the columns of an input of shape ``[rows, n]``, so that a request may send them by name.
     """
 
     name: str
@@ -38,6 +45,12 @@ class TensorSpec:
     doc: str = ""
     nullable: bool = False
     values: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+
+    @property
+    def is_column(self) -> bool:
+        """True if it holds one value a row."""
+        return self.shape == (None,)
 
     @property
     def dtype_name(self) -> str:
@@ -59,12 +72,40 @@ class TensorSpec:
         """``value`` as this tensor: same shape, C-contiguous, cast without loss or, for a float, to the nearest.
 
         Raises :class:`InvalidInput` for a dtype that would lose information, a number that the float cannot hold, or a
-        shape that does not match.
+        shape that does not match. Whether each is one of ``values`` is :meth:`Signature.bind`'s to say.
         """
         array = value if value.dtype is self.dtype else self._cast(value)
         if self.shape is not None and not self._admits(array.shape):
             raise InvalidInput(self.name, f"shape {list(array.shape)} does not match {self.describe_shape()}")
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+    def check_values(self, array: Array, allowed: frozenset[object]) -> None:
+        """Raise :class:`InvalidInput` for the first element that is neither ``allowed`` nor missing."""
+        elements = array.ravel().tolist()
+        if allowed.issuperset(elements):
+            return
+        for index, value in zip(np.ndindex(array.shape), elements, strict=True):
+            if value in allowed or (self.nullable and value != value):
+                continue
+            have = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+            told = ", ".join(f'"{known}"' for known in self.values[:MAX_VALUES_TOLD])
+            more = len(self.values) - MAX_VALUES_TOLD
+            raise InvalidInput(
+                self.name,
+                f'"{have[:100]}" is not one of its values, {told}{f" and {more} more" if more > 0 else ""}',
+                where=f", row {index[0]}" if index else "",
+            )
+
+    def allowed_values(self) -> frozenset[object] | None:
+        """``values`` as elements of an array, with the missing one if there is one; ``None`` if any element will do.
+
+        Raises :class:`ValueError` if one of them is none of ``dtype``.
+        """
+        if not self.values or self.dtype.kind == "b":
+            return None
+        if self.dtype == STRING:
+            return frozenset([value.encode() for value in self.values] + ([b""] if self.nullable else []))
+        return frozenset(np.array(self.values).astype(self.dtype).tolist())
 
     def _admits(self, shape: tuple[int, ...]) -> bool:
         wanted = self.shape
@@ -107,6 +148,22 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batchable: bool
+    columns: Mapping[str, TensorSpec] = field(init=False, repr=False, compare=False)
+    """What a table may call its columns: the inputs by name if each of them is a column, the columns of the only input
+    (with that input's spec) if it names them, else nothing."""
+    _allowed: Mapping[str, frozenset[object]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        told = {spec.name: spec.allowed_values() for spec in self.inputs}
+        object.__setattr__(self, "_allowed", {name: allowed for name, allowed in told.items() if allowed is not None})
+        columns: dict[str, TensorSpec] = {}
+        if all(spec.is_column for spec in self.inputs):
+            columns = {spec.name: spec for spec in self.inputs}
+        elif len(self.inputs) == 1 and (names := self.inputs[0].columns):
+            columns = dict.fromkeys(names, self.inputs[0])
+            if len(columns) != len(names):  # a name that stands twice names nothing
+                columns = {}
+        object.__setattr__(self, "columns", columns)
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name; raises :class:`InvalidInput` naming the ones there are."""
@@ -122,18 +179,37 @@ class Signature:
     def bind(self, values: Mapping[str, Array]) -> Tensors:
         """The inputs in the signature's order, each checked and cast.
 
-        Raises :class:`InvalidInput` for a missing, unknown, mistyped or misshaped input. Whether the inputs agree on
-        their number of rows is :meth:`rows`'s to say.
+        A column that may have missing values may be left out as long as another one tells the number of rows: all its
+        values are missing. Raises :class:`InvalidInput` for a missing, unknown, mistyped or misshaped input and for a
+        value that is none of a categorical input's. Whether the inputs agree on their number of rows is
+        :meth:`rows`'s to say.
         """
         bound: Tensors = {}
+        missing = 0
         for spec in self.inputs:
-            if spec.name not in values:
-                raise InvalidInput(spec.name, f"missing; this signature takes {self.input_names()}")
-            bound[spec.name] = spec.bind(values[spec.name])
-        if len(values) > len(bound):
+            if spec.name in values:
+                bound[spec.name] = spec.bind(values[spec.name])
+            else:
+                missing += 1
+                bound[spec.name] = self._all_missing(spec, values, missing)
+        if len(values) + missing > len(bound):
             for name in values:
                 self.input(name)
+        if self._allowed:
+            for spec in self.inputs:
+                if (allowed := self._allowed.get(spec.name)) is not None:
+                    spec.check_values(bound[spec.name], allowed)
         return bound
+
+    def _all_missing(self, spec: TensorSpec, values: Mapping[str, Array], missing: int) -> Array:
+        """The column ``spec`` that a request leaves out, the ``missing``-th one of it."""
+        rows = next((array.shape[0] for array in values.values() if array.ndim), None)
+        known = {known.name for known in self.inputs}
+        if not (spec.nullable and spec.is_column) or rows is None or not known.issuperset(values):
+            raise InvalidInput(spec.name, f"missing; this signature takes {self.input_names()}")
+        if rows * missing > MAX_FILLED:
+            raise InvalidRequest(f"over {MAX_FILLED} values are missing: send fewer rows at a time")
+        return np.full(rows, np.nan, spec.dtype) if spec.dtype.kind == "f" else np.full(rows, b"", spec.dtype)
 
     def rows(self, bound: Mapping[str, Array]) -> int:
         """The number of rows along dimension 0, the same in every input of a batchable signature.

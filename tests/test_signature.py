@@ -230,3 +230,97 @@ def test_what_stacks_and_what_does_not():
     for inputs, outputs in [((rows, fixed), (rows,)), ((unknown,), (rows,)), ((rows,), (fixed,)), ((rows,), (scalar,))]:
         assert not can_batch(inputs, outputs)
     assert spec("object").dtype == STRING
+
+
+# --- missing values and categories ------------------------------------------------------------------------------------
+
+
+def column(name, dtype="object", nullable=False, values=()):
+    return TensorSpec(name, np.dtype(dtype), (None,), nullable=nullable, values=values)
+
+
+def text(*values):
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def test_a_value_outside_its_category_is_named_with_its_row_and_what_is_allowed():
+    signature = of(column("colour", values=("red", "blue")), column("n", "int64", values=("1", "2")))
+    good = {"colour": text(b"red", b"blue", b"red"), "n": np.array([2, 1, 2])}
+    assert signature.bind(good)["colour"] is good["colour"]
+    with pytest.raises(InvalidInput) as caught:
+        signature.bind(good | {"colour": text(b"red", b"green", b"pink")})
+    assert str(caught.value) == 'input "colour", row 1: "green" is not one of its values, "red", "blue"'
+    with pytest.raises(InvalidInput) as caught:
+        signature.bind(good | {"n": np.array([1, 2, 3])})
+    assert str(caught.value) == 'input "n", row 2: "3" is not one of its values, "1", "2"'
+    with pytest.raises(InvalidInput, match='"" is not one of its values'):
+        signature.bind(good | {"colour": text(b"red", b"", b"red")})
+    with pytest.raises(InvalidInput, match='"\N{REPLACEMENT CHARACTER}" is not one'):
+        signature.bind(good | {"colour": text(b"red", b"\xff", b"red")})
+
+
+def test_a_category_of_many_values_is_told_in_part():
+    with pytest.raises(InvalidInput) as caught:
+        of(column("c", values=tuple(f"v{i}" for i in range(25)))).bind({"c": text(b"x" * 5000)})
+    assert str(caught.value).endswith('"v18", "v19" and 5 more')
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "have"),
+    [
+        ("object", ("a", "b"), text(b"a", b"", b"b")),
+        ("float64", ("1", "2.5"), np.array([1, np.nan, 2.5])),
+        ("float32", ("0.1",), np.array([0.1, np.nan], np.float32)),
+    ],
+)
+def test_missing_is_no_value_of_a_category_and_is_let_by_where_values_may_miss(dtype, values, have):
+    signature = of(column("c", dtype, nullable=True, values=values))
+    np.testing.assert_array_equal(signature.bind({"c": have})["c"], have)
+    with pytest.raises(InvalidInput, match="is not one of its values"):
+        of(column("c", dtype, values=values)).bind({"c": have})
+
+
+def test_values_of_an_input_of_any_rank_are_checked():
+    grid = TensorSpec("g", np.dtype("int64"), (None, 2), values=("0", "1"))
+    with pytest.raises(InvalidInput, match='input "g", row 1: "2" is not one of its values'):
+        of(grid).bind({"g": np.array([[0, 1], [1, 2]])})
+    flag = TensorSpec("f", np.dtype("bool"), (None,), values=("true", "false"))
+    assert of(flag).bind({"f": np.array([True])})["f"].tolist() == [True]
+    with pytest.raises(ValueError, match="invalid literal"):
+        of(TensorSpec("n", np.dtype("int64"), (None,), values=("one",)))
+
+
+def test_a_column_that_may_miss_may_be_left_out():
+    signature = of(
+        column("x", "float32", nullable=True), column("s", nullable=True, values=("a",)), column("y", "int8")
+    )
+    bound = signature.bind({"y": np.array([1, 2], np.int8)})
+    np.testing.assert_array_equal(bound["x"], np.array([np.nan, np.nan], np.float32))
+    assert bound["x"].dtype == np.float32
+    assert bound["s"].tolist() == [b"", b""]
+    assert list(bound) == ["x", "s", "y"]
+    for wrong, told in [
+        ({"x": np.zeros(2)}, 'input "y": missing'),
+        ({}, 'input "x": missing'),
+        ({"y": np.array([1], np.int8), "X": np.zeros(1)}, 'input "x": missing'),
+        ({"y": np.array(1, np.int8)}, 'input "x": missing'),
+    ]:
+        with pytest.raises(InvalidInput, match=told):
+            signature.bind(wrong)
+    with pytest.raises(InvalidRequest, match="values are missing: send fewer rows"):
+        signature.bind({"y": np.zeros(1 << 22, np.int8)})
+
+
+def test_the_columns_of_a_signature():
+    x, s = column("x", "float32"), column("s")
+    assert of(x, s).columns == {"x": x, "s": s}
+    assert of(x, spec()).columns == {}
+    matrix = TensorSpec("data", np.dtype("float32"), (None, 2), columns=("a", "b"))
+    assert of(matrix).columns == {"a": matrix, "b": matrix}
+    assert of(matrix, spec()).columns == {}
+    assert of(TensorSpec("data", np.dtype("float32"), (None, 2), columns=("a", "a"))).columns == {}
+    assert of(x) == of(x)
+    assert hash(of(x, s)) == hash(of(x, s))
