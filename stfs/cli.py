@@ -16,12 +16,16 @@ USAGE = """usage: stfs COMMAND
 
 commands:
   serve PATH    serve the model at PATH (stfs serve --help for every option)
+  platforms     list the kinds of model that can be served, and what each needs (--json)
+  platforms install NAME...
+                install what a kind of model needs
   --version     print the version
 
 examples:
   stfs serve model.onnx
   stfs serve ./model --port 8080
   stfs serve --model_config_file models.json
+  stfs platforms install xgboost
 """
 
 
@@ -31,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     match args:
         case ["serve", *rest]:
             _serve(rest, prog="stfs serve", positional=True)
+        case ["platforms", *rest]:
+            _platforms(rest)
         case ["--version" | "-V"]:
             print(f"stfs {__version__}")
         case ["--help" | "-h"]:
@@ -38,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         case []:
             _fail("stfs", "say what to do: stfs serve PATH (see stfs --help)")
         case [unknown, *_]:
-            _fail("stfs", f"unknown command {unknown!r}: the commands are serve, --version (see stfs --help)")
+            _fail(
+                "stfs", f"unknown command {unknown!r}: the commands are serve, platforms, --version (see stfs --help)"
+            )
 
 
 def main_seed(argv: Sequence[str] | None = None) -> None:
@@ -66,6 +74,17 @@ def _serve(argv: Sequence[str], *, prog: str, positional: bool, **defaults: str)
         process.serve(settings, started_at_s)
     except SetupError as error:
         _fail(prog, str(error))
+
+
+def _platforms(argv: Sequence[str]) -> None:
+    from stfs.commands import platforms
+
+    try:
+        platforms.run(argv)
+    except SetupError as error:
+        _fail("stfs platforms", str(error))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 def _open_standard_streams() -> None:

@@ -105,8 +105,8 @@ def basic_auth(name: str, password: str) -> dict[str, str]:
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment without what would configure a server, with the tests importable by it."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("STFS_")}
-    if "STFS_PURE_PYTHON" in os.environ:
-        kept["STFS_PURE_PYTHON"] = os.environ["STFS_PURE_PYTHON"]
+    # These two say which code runs and where frameworks lie beside the server, not how it serves.
+    kept |= {key: os.environ[key] for key in ("STFS_PURE_PYTHON", "STFS_HOME") if key in os.environ}
     return {**kept, "PYTHONPATH": str(TESTS), **(extra or {})}
 
 

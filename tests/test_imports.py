@@ -22,9 +22,12 @@ ROOMS = [
     "config",
     "model",
     "protocols",
+    "context",
+    "carry",
     "web",
     "server",
     "process",
+    "commands",
     "cli",
 ]
 
@@ -35,10 +38,11 @@ FORBIDDEN = {
     "lifecycle": {"batcher", "platforms", "metrics", "codec", "signature"},
     "protocols": {"batcher", "platforms", "lifecycle", "model", "config"},
     "web": {"batcher", "platforms"},
+    "commands": {"batcher", "lifecycle", "model", "web", "server", "process"},
 }
 
 # Third-party packages that only one room may import.
-ONLY_IN = {"aiohttp": {"web", "server"}, "prometheus_client": {"web"}, "jinja2": {"web"}, "uvloop": {"process"}}
+ONLY_IN = {"aiohttp": {"web", "server"}, "prometheus_client": {"web"}, "jinja2": {"web"}, "uvloop": {"process"}, "zstandard": {"web"}}
 
 
 def room_of(module: str) -> str:
