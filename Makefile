@@ -7,6 +7,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
+# Frameworks that cannot share the environment are installed here, not in the user's own folder.
+export STFS_HOME = $(abspath $(VENV))/stfs-home
+# Their wheels are for this kind of machine only; elsewhere the tests that need them are skipped and say why.
+BESIDE = $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),mxnet cntk xgboost-legacy)
 # What an editable install is made of; Python files are read in place and need no new install.
 BUILT_FROM = pyproject.toml setup.py constraints.txt stfs/_fastjson.pyx stfs/web/_headscan.pyx $(wildcard stfs/native/*)
 
@@ -19,11 +23,15 @@ $(VENV)/.installed-%: $(BUILT_FROM) | $(BIN)/python
 	$(PIP) --editable ".[$*]"
 	touch $@
 
+$(VENV)/.beside: stfs/platforms/catalog.py | $(VENV)/.installed-test
+	$(if $(BESIDE),$(BIN)/stfs platforms install $(BESIDE))
+	touch $@
+
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/make_demo_models.py build/demo
 	$(BIN)/stfs serve --model_config_file build/demo/models.json
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test $(VENV)/.beside
 	$(BIN)/python -m pytest
 
 check: lint types unit

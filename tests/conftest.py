@@ -1,0 +1,10 @@
+"""What holds for every test: frameworks that stand beside the server are looked for in the environment's own folder.
+
+Nothing that tests use or make may lie in the user's folders. ``make test`` fills this one.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("STFS_HOME", str(Path(sys.prefix) / "stfs-home"))
