@@ -129,15 +129,15 @@ class SignatureNotFound(NotFound):
 
 
 class Unavailable(RequestError):
-    """Not now; the same request may be answered later."""
+    """Not now; the same request may be answered later. ``retry_after_s`` is an estimate, in seconds, of when."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Overloaded(Unavailable):
-    """The queue is full. ``retry_after_s`` is an estimate, in seconds, of when it will have drained."""
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+    """The queue is full; ``retry_after_s`` estimates when it will have drained."""
 
 
 class DeadlineExceeded(RequestError):
