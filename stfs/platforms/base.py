@@ -44,13 +44,30 @@ class LoadOptions:
     jvm_heap_bytes: int = 512 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """The worker process that hosts a model, at one moment.
+
+    ``pid`` is ``None`` between the end of one process and the start of the next. ``state`` is the model's in it:
+    ``starting``, ``up``, ``restarting``, ``failed`` or ``closed``. ``restarts`` counts those of the process, whichever
+    of its models was the cause. ``error`` is what went wrong last, one line. ``resident_bytes`` is the memory of the
+    process in RAM, ``None`` where that is not known.
+    """
+
+    pid: int | None
+    state: str
+    restarts: int
+    error: str
+    resident_bytes: int | None
+
+
 class Servable(abc.ABC):
     """A loaded model. Made by :meth:`Platform.load` on a worker thread; closed once, after the last run has returned.
 
     ``runtime`` tells people what runs it: ``onnxruntime 1.31.1, CPUExecutionProvider``.
     """
 
-    platform: ClassVar[str]
+    platform: str
     runtime: str
     signatures: Mapping[str, Signature]
 
@@ -61,6 +78,11 @@ class Servable(abc.ABC):
             if name in self.signatures:
                 return name
         return min(self.signatures)
+
+    @property
+    def worker_status(self) -> WorkerStatus | None:
+        """The worker process that it runs in, now; ``None`` if it runs in this one. Any thread."""
+        return None
 
     @abc.abstractmethod
     def run(self, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:

@@ -1,6 +1,6 @@
 """Opens a model: by its platform on a thread of this process, or in a worker process where that is called for.
 
-Must not live here: which versions are served, batching.
+Must not live here: which versions are served, batching, how worker processes work.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from stfs.errors import ConfigError
+from stfs.platforms import processing
 from stfs.platforms.base import LoadOptions, Platform, Servable
 
 
@@ -29,4 +31,40 @@ def open_servable(platform: Platform, path: Path, options: LoadOptions, hosting:
 
     Raises :class:`stfs.errors.SetupError`, as :meth:`Platform.load` does.
     """
-    return platform.load(path, options)
+    if not needs_worker(platform, path, hosting):
+        return load_here(platform, path, options, hosting)
+    from stfs.platforms.worker import open_in_worker  # not at the top: a worker process imports this file too
+
+    return open_in_worker(platform, path, options, hosting)
+
+
+def load_here(platform: Platform, path: Path, options: LoadOptions, hosting: Hosting) -> Servable:
+    """The model at ``path``, loaded into this process, be it the server or a worker; raises as :func:`open_servable`.
+
+    Of ``hosting``, only ``processing_file`` counts here.
+    """
+    file = processing.find_processing(path, hosting.processing_file)
+    servable = platform.load(path, options)
+    if file is None:
+        return servable
+    try:
+        return processing.wrap(servable, file)
+    except BaseException:
+        servable.close()
+        raise
+
+
+def needs_worker(platform: Platform, path: Path, hosting: Hosting) -> bool:
+    """Whether the model runs in a worker process: the user says so, or the platform does and the user says nothing.
+
+    Raises :class:`ConfigError` for ``thread`` where that cannot be.
+    """
+    if hosting.isolation == "thread":
+        if hosting.python:
+            raise ConfigError("python names the interpreter of a worker process: isolation cannot be thread then")
+        if platform.isolation == "process":
+            raise ConfigError(f"models of {platform.name} run in a worker process only: isolation cannot be thread")
+        return False
+    if hosting.isolation == "process" or hosting.python:
+        return True
+    return "process" in (platform.isolation, platform.isolation_for(path))
