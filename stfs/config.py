@@ -68,6 +68,7 @@ class ServerConfig:
     workers: int = 1
     hot_path: bool = True
     max_request_bytes: int = 256 << 20
+    compress_over_bytes: int = 64 << 10
     request_timeout_s: float = 0.0
     model_poll_interval_s: float = 1.0
     max_load_retries: int = 5
@@ -224,6 +225,7 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> Serv
         workers=options["workers"],
         hot_path=options["hot_path"] != "off",
         max_request_bytes=options["max_request_bytes"],
+        compress_over_bytes=options["compress_over"],
         request_timeout_s=options["request_timeout_s"],
         model_poll_interval_s=options["model_poll_interval_s"] if options["reload_models"] else 0.0,
         max_load_retries=options["max_load_retries"],

@@ -14,7 +14,8 @@ Each wire dialect maps these types to its own statuses in one table (see ``stfs.
         │   ├── MalformedJson   the body is not JSON; carries the byte offset
         │   ├── BadElement      one value in a tensor does not fit; carries offset and path
         │   ├── InvalidInput    a named input is missing, unknown, or of the wrong dtype or shape
-        │   └── UnsupportedMediaType
+        │   ├── UnsupportedMediaType
+    │   └── UnsupportedEncoding the body is compressed in a way that is not known here
         ├── TooLarge            the body is over the limit
         ├── NotFound
         │   ├── ModelNotFound
@@ -106,6 +107,10 @@ class InvalidInput(InvalidRequest):
 
 class UnsupportedMediaType(InvalidRequest):
     """The Content-Type is one that the called dialect does not take."""
+
+
+class UnsupportedEncoding(InvalidRequest):
+    """The Content-Encoding is not one of those that are understood (RFC 9110, 8.4)."""
 
 
 class TooLarge(RequestError):

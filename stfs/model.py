@@ -17,7 +17,7 @@ import numpy as np
 
 from stfs import platforms
 from stfs.batcher.batcher import Batcher, BatchRecord
-from stfs.batcher.queue import Entry
+from stfs.batcher.queue import Entry, Journey
 from stfs.config import ModelConfig
 from stfs.errors import LoadFailed, RequestError, SignatureNotFound
 from stfs.metrics import Metrics
@@ -66,17 +66,23 @@ class Model:
             )
         return signature
 
-    async def infer(self, signature: Signature, inputs: Mapping[str, Array], deadline_s: float | None) -> Tensors:
+    async def infer(
+        self,
+        signature: Signature,
+        inputs: Mapping[str, Array],
+        deadline_s: float | None,
+        journey: Journey | None = None,
+    ) -> Tensors:
         """The outputs for ``inputs``, in the order of the signature.
 
         ``signature`` is one of this model's. ``deadline_s`` is in seconds of ``time.monotonic``. The arrays returned
-        may be views of a batch's outputs: read them, do not write.
+        may be views of a batch's outputs: read them, do not write. ``journey`` is filled in on the way.
 
         Raises :class:`stfs.errors.RequestError`. Cancelling the awaiting task withdraws the request.
         """
         bound = signature.bind(inputs)
         rows = signature.rows(bound) if signature.batchable else 1
-        return await self._batchers[signature.name].infer(bound, rows, deadline_s)
+        return await self._batchers[signature.name].infer(bound, rows, deadline_s, journey)
 
     def submit(
         self,

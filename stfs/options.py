@@ -117,6 +117,10 @@ def _bytes(text: str) -> int:
     return value
 
 
+def _bytes_or_none(text: str) -> int:
+    return 0 if text.strip() == "0" else _bytes(text)
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in allowed:
@@ -177,6 +181,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("host", str, "0.0.0.0", "address to listen on", _SERVER),
     Option("port", _port, "8500", "port to listen on; 0: any free one", _SERVER),
     Option("max_request_bytes", _bytes, "256M", "bytes a request body may have (K, M, G)", _SERVER),
+    Option("compress_over", _bytes_or_none, "64K", "compress larger answers for clients that ask; 0: never", _SERVER),
     Option("request_timeout_s", _duration, "0", "seconds a request may take before it gets 504; 0: no limit", _SERVER),
     Option("workers", _positive, "1", "front-end processes (this version runs one)", _SERVER),
     Option("hot_path", _choice("auto", "off"), "auto", "off: let aiohttp handle every request", _SERVER),
@@ -281,6 +286,12 @@ def build_parser(prog: str, *, positional: bool) -> argparse.ArgumentParser:
 def _metavar(option: Option) -> str:
     if option.name.endswith(("_s", "_ms")):
         return option.name.rpartition("_")[2].upper()
-    kinds: dict[Any, str] = {_boolean: "BOOL", _bytes: "BYTES", _json_object: "JSON", _labels: "JSON"}
+    kinds: dict[Any, str] = {
+        _boolean: "BOOL",
+        _bytes: "BYTES",
+        _bytes_or_none: "BYTES",
+        _json_object: "JSON",
+        _labels: "JSON",
+    }
     counts = (_positive, _count, _port)
     return "N" if option.parse in counts else kinds.get(option.parse, "TEXT")

@@ -14,6 +14,7 @@ from functools import partial
 from aiohttp import web
 
 from stfs.config import ModelConfig, ServerConfig
+from stfs.context import Context
 from stfs.errors import ConfigError, SetupError
 from stfs.lifecycle.manager import Manager
 from stfs.lifecycle.policy import Latest, State
@@ -23,7 +24,6 @@ from stfs.lifecycle.source import FolderSource
 from stfs.metrics import Metrics
 from stfs.model import Model, ModelLoader, is_model
 from stfs.web.app import make_runner
-from stfs.web.context import Context
 from stfs.web.pages import example_curl
 
 log = logging.getLogger("stfs")

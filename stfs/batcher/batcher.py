@@ -18,7 +18,7 @@ from stfs.batcher.batch import batch_key
 from stfs.batcher.deadlines import Deadlines
 from stfs.batcher.large import LargeEntry
 from stfs.batcher.policy import BatchPolicy, Drain, Load, admits, decide
-from stfs.batcher.queue import Entry, Queue, Reply
+from stfs.batcher.queue import Entry, Journey, Queue, Reply
 from stfs.batcher.runner import Batch, BatchRecord, Outcome, Run, Runner
 from stfs.batcher.thread import Job, ModelThread
 from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, Unavailable
@@ -96,12 +96,20 @@ class Batcher:
 
     # In
 
-    def submit(self, inputs: Tensors, rows: int, reply: Reply, deadline_s: float | None = None) -> Entry:
+    def submit(
+        self,
+        inputs: Tensors,
+        rows: int,
+        reply: Reply,
+        deadline_s: float | None = None,
+        journey: Journey | None = None,
+    ) -> Entry:
         """Queue one request; ``reply`` is called once, on the event-loop thread and never from inside this call.
 
         ``inputs``: arrays ``[rows, ...]``, not to be changed until the reply (of any shape if not ``merge``).
         ``rows``: more than ``max_batch_size`` are run in pieces and joined again; a request of 0 rows runs by itself,
-        and what the model makes of it is its answer. ``deadline_s``: a moment of the batcher's clock.
+        and what the model makes of it is its answer. ``deadline_s``: a moment of the batcher's clock. ``journey`` is
+        filled in before the reply.
 
         ``reply(outputs, None)``: arrays ``[rows, ...]``. They are views of the rows of this request alone in arrays
         that several requests share: they are the receiver's, who copies what is kept for long, since a view keeps
@@ -129,9 +137,11 @@ class Batcher:
             raise self._overloaded(rows, now_s)
         if rows <= policy.max_batch_size:
             entry = Entry(inputs, rows, key, reply, now_s)
+            entry.journey = journey
             queue.append(entry)
         else:
             entry = LargeEntry(inputs, rows, key, reply, now_s)
+            entry.journey = journey
             for piece in entry.cut(policy.max_batch_size):
                 queue.append(piece)
         if deadline_s is not None and self._deadlines.add(entry, deadline_s):
@@ -142,7 +152,9 @@ class Batcher:
             self._loop.call_soon(self._wake)
         return entry
 
-    async def infer(self, inputs: Tensors, rows: int, deadline_s: float | None = None) -> Tensors:
+    async def infer(
+        self, inputs: Tensors, rows: int, deadline_s: float | None = None, journey: Journey | None = None
+    ) -> Tensors:
         """:meth:`submit`, and wait: returns the answer or raises the error. Cancelling the task cancels the request."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
 
@@ -150,7 +162,7 @@ class Batcher:
             if not future.done():
                 future.set_result((outputs, error))
 
-        entry = self.submit(inputs, rows, reply, deadline_s)
+        entry = self.submit(inputs, rows, reply, deadline_s, journey)
         try:
             outputs, error = await future
         finally:
@@ -229,10 +241,16 @@ class Batcher:
         now_s = self._clock()
         self._in_flight_batches -= 1
         self._in_flight_rows -= batch.rows
-        self._drain = self._drain.after(batch.rows or 1, now_s - self._launched_s)
+        launched_s = self._launched_s
+        self._drain = self._drain.after(batch.rows or 1, now_s - launched_s)
         # First the next batch, then the answers to this one: the model works while they are written.
         self._step()
+        position = 0
         for entry, (outputs, error) in zip(batch.entries, outcomes, strict=True):
+            if (journey := entry.journey) is not None:
+                journey.queue_s, journey.run_s = launched_s - entry.arrived_s, now_s - launched_s
+                journey.rows, journey.position = batch.rows, position
+            position += entry.rows
             try:
                 entry.answer(outputs, error)
             except BaseException as end:

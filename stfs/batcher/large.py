@@ -26,6 +26,8 @@ class LargeEntry(Entry):
         ]
         self._answers: list[Tensors] = [{}] * len(self._pieces)
         self._missing = len(self._pieces)
+        for piece in self._pieces:
+            piece.journey = self.journey
         return self._pieces
 
     def _on_piece(self, number: int, outputs: Tensors | None, error: RequestError | None) -> None:

@@ -20,6 +20,21 @@ Reply = Callable[[Tensors | None, RequestError | None], None]
 _NOTHING: Tensors = {}
 
 
+class Journey:
+    """What became of one request, for those who ask. Written once, just before the reply is called.
+
+    ``queue_s``: seconds until its batch left; ``run_s``: seconds until the batch was back, retries and the crossing of
+    threads included; ``rows`` of the batch, without padding, and the ``position`` of its first row in it. Of a request
+    that ran in pieces it tells of the piece that came home last.
+    """
+
+    __slots__ = ("position", "queue_s", "rows", "run_s")
+
+    def __init__(self) -> None:
+        self.queue_s = self.run_s = 0.0
+        self.rows = self.position = 0
+
+
 class Entry:
     """One request, or one piece of it, with its own reply. Made by the batcher.
 
@@ -27,7 +42,7 @@ class Entry:
     entries that may share a batch; ``arrived_s`` is in seconds of the batcher's clock.
     """
 
-    __slots__ = ("arrived_s", "inputs", "key", "queue", "reply", "rows")
+    __slots__ = ("arrived_s", "inputs", "journey", "key", "queue", "reply", "rows")
 
     def __init__(self, inputs: Tensors, rows: int, key: Hashable, reply: Reply, arrived_s: float) -> None:
         self.inputs = inputs
@@ -35,6 +50,7 @@ class Entry:
         self.key = key
         self.reply: Reply | None = reply
         self.arrived_s = arrived_s
+        self.journey: Journey | None = None
         self.queue: Queue | None = None
         """The queue that holds this entry; ``None`` before, and once it is taken or out."""
 

@@ -19,8 +19,8 @@ struct Span {
 
 struct Head {
     bool is_post = false;
-    bool asks_timeout = false;  // X-Request-Timeout-Ms is there
-    Span path, content_type, authorization;
+    bool asks_more = false;  // a header is there that only the stock path heeds: a time limit, a Server-Timing
+    Span path, content_type, authorization, accept_encoding, request_id, traceparent;
     int64_t body_at = 0;
     int64_t total = 0;  // bytes of head and body
 };
@@ -129,6 +129,11 @@ inline Verdict scan_head_within(const char* start, int64_t size, Head& head) {
         if (headers == kMaxHeaders) return OTHER;
         Header h;
         if ((v = scan_header(p, end, h)) != WHOLE) return v;
+        const auto once = [&](Span& span) {
+            if (span.at >= 0) return false;
+            span = {h.value - start, h.value_size};
+            return true;
+        };
         switch (h.name_size) {
             case 2: if (h.called("te")) return OTHER; break;
             case 4:
@@ -143,7 +148,11 @@ inline Verdict scan_head_within(const char* start, int64_t size, Head& head) {
                 if (h.called("connection") && !(h.value_size == 10 && same_name(h.value, "keep-alive", 10))) return OTHER;
                 if (h.called("user-agent") && again(4)) return OTHER;
                 break;
+            case 11:
+                if (h.called("traceparent") && !once(head.traceparent)) return OTHER;
+                break;
             case 12:
+                if (h.called("x-request-id") && !once(head.request_id)) return OTHER;
                 if (h.called("content-type")) {
                     if (head.content_type.at >= 0) return OTHER;
                     head.content_type = {h.value - start, h.value_size};
@@ -162,13 +171,17 @@ inline Verdict scan_head_within(const char* start, int64_t size, Head& head) {
                     if (length >= 0 || (length = content_length(h)) < 0) return OTHER;
                 }
                 break;
+            case 15:
+                if (h.called("accept-encoding") && !once(head.accept_encoding)) return OTHER;
+                if (h.called("x-server-timing")) head.asks_more = true;
+                break;
             case 16:
                 if (h.called("content-encoding") || h.called("proxy-connection")) return OTHER;
                 if (h.called("content-location") && again(32)) return OTHER;
                 break;
             case 17: if (h.called("transfer-encoding")) return OTHER; break;
             case 18: if (h.called("sec-websocket-key1")) return OTHER; break;
-            case 20: if (h.called("x-request-timeout-ms")) head.asks_timeout = true; break;
+            case 20: if (h.called("x-request-timeout-ms")) head.asks_more = true; break;
         }
     }
     if (hosts != 1 || head.is_post == (length < 0)) return OTHER;  // a POST says its length, a GET has no body

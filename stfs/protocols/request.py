@@ -7,8 +7,11 @@ again in the rare case that a later key names another one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from stfs import codec
 from stfs.codec import Reader
 from stfs.errors import BadElement, InvalidRequest, MalformedJson
 from stfs.signature import STRING, Array, Signature, TensorSpec
@@ -24,12 +27,33 @@ class Resolver(Protocol):
         """
 
 
-def read_tensor(reader: Reader, spec: TensorSpec, *, integral_floats: bool) -> Array:
-    """The value at the cursor as ``spec``'s dtype; a fault in it is told with the input's name."""
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """An answer that is more than JSON text: ``headers`` stand beside the content type."""
+
+    body: bytes
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_tensor(reader: Reader, spec: TensorSpec, *, integral_floats: bool, name: str = "") -> Array:
+    """The value at the cursor as ``spec``'s dtype; a fault in it is told with the input's name, or with ``name``.
+
+    ``null`` is a missing value where the spec allows it; numbers are their own text in a category of strings.
+    """
     try:
+        if spec.nullable or spec.values:  # said apart, for most have neither and each word costs
+            return reader.tensor(
+                spec.dtype, integral_floats=integral_floats, nullable=spec.nullable, literals=bool(spec.values)
+            )
         return reader.tensor(spec.dtype, integral_floats=integral_floats)
     except BadElement as fault:
-        raise fault.named(spec.name) from None
+        raise fault.named(name or spec.name) from None
+
+
+def new_column(spec: TensorSpec, *, integral_floats: bool) -> codec.Column:
+    """A column to fill with rows of ``spec``, taking what :func:`read_tensor` takes."""
+    return codec.Column(spec.dtype, integral_floats=integral_floats, nullable=spec.nullable, literals=bool(spec.values))
 
 
 def read_text(reader: Reader, key: str) -> str | None:

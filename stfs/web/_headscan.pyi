@@ -5,10 +5,13 @@ BODY_SHORT: int
 
 class Head:
     is_post: bool
-    asks_timeout: bool
+    asks_more: bool
     path: bytes
     content_type: bytes | None
     authorization: bytes | None
+    accept_encoding: bytes | None
+    request_id: bytes | None
+    traceparent: bytes | None
     body_at: int
     total: int
     def scan(self, data: bytes | bytearray | memoryview) -> int: ...

@@ -20,10 +20,13 @@ cdef extern from "headscan.hpp" namespace "stfs" nogil:
         int64_t size
     cdef cppclass CHead "stfs::Head":
         bint is_post
-        bint asks_timeout
+        bint asks_more
         Span path
         Span content_type
         Span authorization
+        Span accept_encoding
+        Span request_id
+        Span traceparent
         int64_t body_at
         int64_t total
     Verdict scan_head(const char* start, int64_t size, CHead& head)
@@ -38,10 +41,13 @@ cdef class Head:
     """The parts of the request that the last :meth:`scan` found. Reused: read it before the next scan."""
 
     cdef readonly bint is_post
-    cdef readonly bint asks_timeout
+    cdef readonly bint asks_more
     cdef readonly bytes path
     cdef readonly bytes content_type
     cdef readonly bytes authorization
+    cdef readonly bytes accept_encoding
+    cdef readonly bytes request_id
+    cdef readonly bytes traceparent
     cdef readonly Py_ssize_t body_at
     cdef readonly Py_ssize_t total
 
@@ -50,7 +56,7 @@ cdef class Head:
 
         ``WHOLE``: one request, ``total`` bytes long; more may follow. ``BODY_SHORT``: the head is all there, the body
         is not. ``HEAD_SHORT``: so far plain, the head goes on. ``OTHER``: for the stock parser. The parts are set for
-        the first two; ``content_type`` and ``authorization`` are ``None`` where the header is missing.
+        the first two; those that are values of headers are ``None`` where the header is missing.
         """
         cdef Py_buffer view
         cdef CHead head
@@ -61,10 +67,13 @@ cdef class Head:
             verdict = scan_head(start, view.len, head)
             if verdict == _WHOLE or verdict == _BODY_SHORT:
                 self.is_post = head.is_post
-                self.asks_timeout = head.asks_timeout
+                self.asks_more = head.asks_more
                 self.path = _part(start, head.path)
                 self.content_type = _part(start, head.content_type)
                 self.authorization = _part(start, head.authorization)
+                self.accept_encoding = _part(start, head.accept_encoding)
+                self.request_id = _part(start, head.request_id)
+                self.traceparent = _part(start, head.traceparent)
                 self.body_at = head.body_at
                 self.total = head.total
             return <int>verdict

@@ -8,10 +8,11 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from stfs.context import Context
 from stfs.web import hot, infer, metrics, models, pages
-from stfs.web.context import CONTEXT, Context
 from stfs.web.guard import guard
 from stfs.web.hot_shared import HotPath
+from stfs.web.key import CONTEXT
 
 log = logging.getLogger("stfs.web")
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import BasicAuth, web
 
 from stfs.config import ServerConfig
-from stfs.web.context import CONTEXT
+from stfs.web.key import CONTEXT
 
 log = logging.getLogger("stfs.web")
 

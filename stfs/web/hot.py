@@ -10,18 +10,23 @@ Private attributes of aiohttp are relied on; :func:`fits` checks at start that t
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from stfs import errors
+from stfs.carry import record, snake_case
+from stfs.context import Lease
+from stfs.protocols.request import Payload
 from stfs.signature import Tensors
-from stfs.web.context import Lease
-from stfs.web.hot_shared import HotPath
-from stfs.web.infer import error_parts, snake_case
+from stfs.web import compression
+from stfs.web.hot_shared import HotPath, echoed, lines
+from stfs.web.infer import error_parts
 
 try:
     from stfs.web._headscan import BODY_SHORT, OTHER, WHOLE, Head
@@ -67,7 +72,7 @@ def fits() -> str | None:
 class Ticket(Protocol):
     """A submitted request, as far as this room sees it."""
 
-    def cancel(self) -> None:
+    def cancel(self) -> object:
         """Take it back; its reply is not called."""
 
 
@@ -79,7 +84,9 @@ class HotHandler(RequestHandler):
     """
 
     __slots__ = (
+        "_accept",
         "_dialect",
+        "_echo",
         "_encode",
         "_held",
         "_hot",
@@ -159,6 +166,8 @@ class HotHandler(RequestHandler):
         if not self._stock_is_idle() or (route := hot.takes(head)) is None:
             return False
         self._dialect, name, version = route
+        self._accept = head.accept_encoding
+        self._echo = echoed(head) if head.request_id is not None or head.traceparent is not None else b""
         self._started_s = time.monotonic()
         self._lease = lease = Lease(hot.context, name, version)
         try:
@@ -191,22 +200,52 @@ class HotHandler(RequestHandler):
         self._go_on()
 
     def _answer(self, outputs: Tensors | None, error: errors.RequestError | None) -> None:
-        """Write the response, count the request, let its model go."""
+        """Write the response, or have it compressed first."""
         outcome = "ok"
         if outputs is not None:
             try:
-                response = self._hot.response(200, self._encode(outputs))
+                payload = self._encode(outputs)
             except errors.RequestError as failure:
                 error = failure
             except Exception as failure:
                 log.exception("an answer could not be encoded for %s", self._dialect.name)
                 error = errors.ModelFailed(f"{type(failure).__name__}: {failure}")
                 outcome = "internal"
-        if error is not None:
-            outcome = snake_case(type(error).__name__) if outcome == "ok" else outcome
-            response = self._hot.response(*error_parts(self._dialect, error, self._lease))
+            else:
+                size = len(payload if isinstance(payload, bytes) else payload.body)
+                if size > self._hot.compress_over_bytes:
+                    self._answer_large(payload if isinstance(payload, Payload) else Payload(payload))
+                else:
+                    self._write(outcome, 200, payload, self._echo)
+                return
+        assert error is not None, "a reply has outputs or an error"
+        outcome = snake_case(type(error).__name__) if outcome == "ok" else outcome
+        status, body, headers = error_parts(self._dialect, error, self._lease)
+        self._write(outcome, status, body, lines(headers) + self._echo)
+
+    def _answer_large(self, payload: Payload) -> None:
+        """Answer with a body that is worth compressing: on a thread, if the client takes it so."""
+        more = b"Vary: Accept-Encoding\r\n" + self._echo
+        coding = compression.choose((self._accept or b"").decode("latin-1"))
+        if coding is None:
+            self._write("ok", 200, payload, more)
+            return
+        more = b"Content-Encoding: " + coding.encode() + b"\r\n" + more
+        # The request stays in flight until its answer is written; if the client goes, so does this.
+        self._ticket = job = self._loop.run_in_executor(None, compression.compress, coding, payload.body)
+
+        def done(compressed: asyncio.Future[bytes]) -> None:
+            if not compressed.cancelled():
+                self._write("ok", 200, replace(payload, body=compressed.result()), more)
+                self._go_on()
+
+        job.add_done_callback(done)
+
+    def _write(self, outcome: str, status: int, payload: bytes | Payload, more: bytes) -> None:
+        """The end of the request: its response leaves, it is counted, its model is let go."""
+        served = self._lease.served
         if self.transport is not None:
-            self.transport.write(response)
+            self.transport.write(self._hot.response(status, payload, None if served is None else served.version, more))
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         self._end(outcome)
 
@@ -215,11 +254,8 @@ class HotHandler(RequestHandler):
         self._request_in_progress = False
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)  # a shutdown waits for the request in flight
-        model = self._lease.model
-        name, version = (model.name, str(model.version)) if model is not None else ("-", "-")
+        record(self._hot.context, self._lease, self._dialect.name, outcome, time.monotonic() - self._started_s)
         self._lease.release()
-        seconds = time.monotonic() - self._started_s
-        self._hot.context.metrics.record_request(name, version, self._dialect.name, outcome, seconds)
 
     def _go_on(self) -> None:
         """Handle what was held back, if the connection is free and its answers are being read."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import hmac
+import sys
 import time
+from collections.abc import Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -16,8 +18,9 @@ from urllib.parse import unquote
 from aiohttp.http import SERVER_SOFTWARE
 
 from stfs.config import ServerConfig
-from stfs.web.context import Context
-from stfs.web.infer import STFS, TFSERVING, Dialect
+from stfs.context import Context
+from stfs.protocols.request import Payload
+from stfs.web.infer import MAX_ECHOED_CHARACTERS, STFS, TFSERVING, Dialect
 from stfs.web.models import V1_PATH
 
 if TYPE_CHECKING:
@@ -39,9 +42,8 @@ class HotPath:
         self.limit_bytes = config.max_request_bytes
         self.timeout_s = config.request_timeout_s
         self._credentials = _credentials(config)
-        self._fixed = b"Content-Type: application/json\r\n"
-        if config.enable_cors:
-            self._fixed += b"Access-Control-Allow-Origin: *\r\n"
+        self.compress_over_bytes = config.compress_over_bytes or sys.maxsize
+        self._fixed = b"Access-Control-Allow-Origin: *\r\n" if config.enable_cors else b""
         self._routes: dict[bytes, tuple[Dialect, str | None, int | None] | None] = {}
         self._second = 0
         self._tail = b""
@@ -69,7 +71,7 @@ class HotPath:
 
     def takes(self, head: Head) -> tuple[Dialect, str | None, int | None] | None:
         """Where the request of this head leads, if the hot path answers it, as far as its head can tell."""
-        if not head.is_post or head.asks_timeout or not self.admits(head.authorization):
+        if not head.is_post or head.asks_more or not self.admits(head.authorization):
             return None
         route = self.route(head.path)
         if route is None or head.total - head.body_at > self.limit_bytes:
@@ -82,16 +84,40 @@ class HotPath:
             return True
         return authorization is not None and hmac.compare_digest(authorization, self._credentials)
 
-    def response(self, status: int, body: bytes, more: dict[str, str] | None = None) -> bytes:
-        """A whole HTTP/1.1 response with the headers that the stock path sends, in its order."""
+    def response(self, status: int, payload: bytes | Payload, served: int | None, more: bytes = b"") -> bytes:
+        """A whole HTTP/1.1 response with the headers that the stock path sends.
+
+        ``served`` is the version that answered, ``more`` whole header lines.
+        """
         now = time.time()
         if int(now) != self._second:
             self._second = int(now)
             date = formatdate(self._second, usegmt=True).encode()
             self._tail = b"\r\nDate: " + date + b"\r\nServer: " + SERVER_SOFTWARE.encode() + b"\r\n\r\n"
         start = b"HTTP/1.1 200 OK\r\n" if status == 200 else _status_line(status)
-        extra = b"".join(f"{name}: {value}\r\n".encode() for name, value in more.items()) if more else b""
-        return b"%b%b%bContent-Length: %d%b%b" % (start, self._fixed, extra, len(body), self._tail, body)
+        if isinstance(payload, bytes):
+            body, kind = payload, b"application/json"
+        else:
+            body, kind = payload.body, payload.content_type.encode()
+            more = lines(payload.headers) + more
+        if served is not None:
+            more = b"X-Served-Model-Version: %d\r\n%b" % (served, more)
+        parts = (start, kind, more, self._fixed, len(body), self._tail, body)
+        return b"%bContent-Type: %b\r\n%b%bContent-Length: %d%b%b" % parts
+
+
+def echoed(head: Head) -> bytes:
+    """What the client calls its request by, as header lines; as :func:`stfs.web.infer.echoed`."""
+    told = b""
+    for name, value in ((b"X-Request-Id", head.request_id), (b"traceparent", head.traceparent)):
+        if value is not None and len(value) <= MAX_ECHOED_CHARACTERS:
+            told += b"%b: %b\r\n" % (name, value)
+    return told
+
+
+def lines(headers: Mapping[str, str]) -> bytes:
+    """Headers as they stand in a response."""
+    return b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
 
 
 def _is_json(content_type: bytes | None) -> bool:

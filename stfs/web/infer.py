@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from stfs import errors
+from stfs.carry import Timing, counted, deadline, infer, retry_after_s, served_headers, tell
+from stfs.context import Context, Lease
 from stfs.protocols import stfs, tfserving
+from stfs.protocols.request import Payload
 from stfs.signature import Signature, Tensors
-from stfs.web.context import CONTEXT, Context, Lease
+from stfs.web import compression
+from stfs.web.key import CONTEXT
 
 log = logging.getLogger("stfs.web")
 
-MAX_ERROR_CHARACTERS = 1000
-
-Encode = Callable[[Tensors], bytes]
+Encode = Callable[[Tensors], bytes | Payload]
 Decode = Callable[[bytes, Lease], tuple[Signature, Tensors, Encode]]
+
+ECHOED = ("X-Request-Id", "traceparent")
+"""What a client calls its request by comes back with the answer (``traceparent`` is of W3C Trace Context)."""
+
+MAX_ECHOED_CHARACTERS = 512
+
+ASKS_TIMING = "X-Server-Timing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,72 +61,90 @@ async def infer_stfs(request: web.Request) -> web.Response:
     lease = Lease(request.app[CONTEXT])
     if request.content_type != "application/json" and "Content-Type" in request.headers:
         refusal = errors.UnsupportedMediaType(f'got "{request.content_type}": send Content-Type: application/json')
-        return await _answer(request, STFS, lease, refusal)
-    return await _answer(request, STFS, lease)
+        return await answer(request, STFS, lease, refusal)
+    return await answer(request, STFS, lease)
 
 
 async def infer_tfserving(request: web.Request, name: str, version: int | None) -> web.Response:
     """``POST /v1/models/NAME[/versions/N]:predict``. The Content-Type is not looked at, as in TensorFlow Serving."""
-    return await _answer(request, TFSERVING, Lease(request.app[CONTEXT], name, version))
+    return await answer(request, TFSERVING, Lease(request.app[CONTEXT], name, version))
 
 
-async def _answer(
+async def answer(
     request: web.Request, dialect: Dialect, lease: Lease, refusal: errors.RequestError | None = None
 ) -> web.Response:
     """Carry one request through; every way out is an answer in the dialect's form, counted once."""
     context = request.app[CONTEXT]
-    started = time.monotonic()
-    outcome = "cancelled"
+    started_s = time.monotonic()
+    timing = Timing() if ASKS_TIMING in request.headers else None
     try:
-        if refusal is not None:
-            raise refusal
-        deadline_s = _deadline(request, context, started)
-        body = await read_body(request, context.config.max_request_bytes, deadline_s)
-        signature, inputs, encode = dialect.decode(body, lease)
-        model = lease.model
-        assert model is not None, "a decoded request holds its model"
-        outputs = await model.infer(signature, inputs, deadline_s)
-        payload = encode(outputs)
-        outcome = "ok"
-        return web.Response(body=payload, content_type="application/json")
+        with counted(context, lease, dialect.name):
+            if refusal is not None:
+                raise refusal
+            deadline_s = deadline(context.config.request_timeout_s, _asked_timeout_ms(request), started_s)
+            body = await read_body(request, context.config.max_request_bytes, deadline_s)
+            decoding_s = time.monotonic()
+            signature, inputs, encode = dialect.decode(body, lease)
+            if timing is not None:
+                timing.decode_s = time.monotonic() - decoding_s
+            outputs = await infer(lease, signature, inputs, deadline_s, timing)
+            encoding_s = time.monotonic()
+            payload = encode(outputs)
+            if timing is not None:
+                timing.encode_s = time.monotonic() - encoding_s
     except errors.RequestError as error:
-        outcome = snake_case(type(error).__name__)
-        return error_response(dialect, error, lease)
-    except asyncio.CancelledError:
-        raise
-    except Exception as error:
-        log.exception("%s %s failed", request.method, request.rel_url)
-        outcome = "internal"
-        return error_response(dialect, errors.ModelFailed(f"{type(error).__name__}: {error}"), lease)
-    finally:
-        held = lease.model
-        name, version = (held.name, str(held.version)) if held is not None else ("-", "-")
-        lease.release()
-        context.metrics.record_request(name, version, dialect.name, outcome, time.monotonic() - started)
+        response = error_response(dialect, error, lease)
+    else:
+        response = await _success(request, context, payload if isinstance(payload, Payload) else Payload(payload))
+    if timing is not None:
+        response.headers["Server-Timing"] = timing.header()
+    response.headers.update(served_headers(lease))
+    response.headers.update(echoed(request.headers))
+    if log.isEnabledFor(logging.DEBUG):
+        log_request(request.method, request.path, response.status, request.headers)
+    return response
 
 
 async def read_body(request: web.Request, limit_bytes: int, deadline_s: float | None) -> bytes:
-    """The whole body, as it was sent.
+    """The whole body, decompressed if it came compressed.
 
     Raises :class:`stfs.errors.TooLarge`, before reading where the length is announced;
-    :class:`stfs.errors.DeadlineExceeded` if it does not arrive in time; :class:`stfs.errors.InvalidRequest` if it is
-    compressed or its framing is broken.
+    :class:`stfs.errors.DeadlineExceeded` if it does not arrive in time; :class:`stfs.errors.InvalidRequest` if its
+    compression or its framing is broken.
     """
-    if (coding := request.headers.get("Content-Encoding", "identity").lower()) != "identity":
-        raise errors.InvalidRequest(f"Content-Encoding {coding!r} is not taken here: send the body as it is")
-    if (request.content_length or 0) <= limit_bytes:
-        try:
-            async with asyncio.timeout(None if deadline_s is None else deadline_s - time.monotonic()):
-                return await request.read()
-        except web.HTTPRequestEntityTooLarge:
-            pass
-        except TimeoutError:
-            raise errors.DeadlineExceeded("the deadline passed before the body had arrived") from None
-        except web.RequestPayloadError as error:
-            raise errors.InvalidRequest(f"the body is broken: {error}") from None
-    raise errors.TooLarge(
+    if (request.content_length or 0) > limit_bytes:
+        raise _too_large(limit_bytes)
+    try:
+        async with asyncio.timeout(None if deadline_s is None else deadline_s - time.monotonic()):
+            body = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large(limit_bytes) from None
+    except TimeoutError:
+        raise errors.DeadlineExceeded("the deadline passed before the body had arrived") from None
+    except web.RequestPayloadError as error:
+        raise errors.InvalidRequest(f"the body is broken: {error}") from None
+    coding = request.headers.get("Content-Encoding")
+    if coding is None:
+        return body
+    # On a thread: a small body may become a large one, so its own size does not tell how long this takes.
+    return await asyncio.get_running_loop().run_in_executor(None, compression.decompress, coding, body, limit_bytes)
+
+
+def _too_large(limit_bytes: int) -> errors.TooLarge:
+    return errors.TooLarge(
         f"the body is over the limit of {limit_bytes} bytes; send less at a time or raise --max_request_bytes"
     )
+
+
+async def _success(request: web.Request, context: Context, payload: Payload) -> web.Response:
+    body, headers = payload.body, dict(payload.headers)
+    if context.config.compress_over_bytes and len(body) > context.config.compress_over_bytes:
+        headers["Vary"] = "Accept-Encoding"
+        coding = compression.choose(request.headers.get("Accept-Encoding", ""))
+        if coding is not None:
+            body = await asyncio.get_running_loop().run_in_executor(None, compression.compress, coding, body)
+            headers["Content-Encoding"] = coding
+    return web.Response(body=body, content_type=payload.content_type, headers=headers)
 
 
 def error_response(dialect: Dialect, error: errors.RequestError, lease: Lease) -> web.Response:
@@ -133,29 +158,33 @@ def error_response(dialect: Dialect, error: errors.RequestError, lease: Lease) -
 
 def error_parts(dialect: Dialect, error: errors.RequestError, lease: Lease) -> tuple[int, bytes, dict[str, str]]:
     """Status, body and extra headers of an error, told with the model's name where a model was found."""
-    text = str(error)
-    blames = isinstance(error, errors.InvalidRequest | errors.ModelFailed)
-    if lease.model is not None and blames and not text.startswith("model "):
-        text = f'model "{lease.model.name}" version {lease.model.version}: {text}'
-    if len(text) > MAX_ERROR_CHARACTERS:  # texts quote what the client sent
-        text = text[:MAX_ERROR_CHARACTERS] + "..."
     headers: dict[str, str] = {}
-    if isinstance(error, errors.Unavailable):
-        wait_s = error.retry_after_s if isinstance(error, errors.Overloaded) else 1.0
-        headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
-    return dialect.status_of(error), dialect.encode_error(error, text), headers
+    if (wait_s := retry_after_s(error)) is not None:
+        headers["Retry-After"] = str(wait_s)
+    if isinstance(error, errors.UnsupportedEncoding):
+        headers["Accept-Encoding"] = compression.ACCEPTED  # RFC 9110, 12.5.3
+    return dialect.status_of(error), dialect.encode_error(error, tell(error, lease)), headers
 
 
-def _deadline(request: web.Request, context: Context, now_s: float) -> float | None:
-    """When the request expires: the server's limit or the client's ``X-Request-Timeout-Ms``, whichever is sooner."""
-    limit_s = context.config.request_timeout_s or math.inf
-    if (asked := request.headers.get("X-Request-Timeout-Ms")) is not None:
-        if not (asked.isascii() and asked.isdigit() and 0 < len(asked) <= 12):
-            raise errors.InvalidRequest(f"X-Request-Timeout-Ms must be a whole number of milliseconds, not {asked!r}")
-        limit_s = min(limit_s, int(asked) / 1e3)
-    return None if math.isinf(limit_s) else now_s + limit_s
+def echoed(headers: Mapping[str, str]) -> dict[str, str]:
+    """What of the request's headers comes back with the answer."""
+    return {
+        name: value
+        for name in ECHOED
+        if (value := headers.get(name)) is not None and len(value) <= MAX_ECHOED_CHARACTERS and value.isascii()
+    }
 
 
-def snake_case(name: str) -> str:
-    """``VersionNotFound`` as ``version_not_found``, for the outcome label."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+def log_request(method: str, path: str, status: int, headers: Mapping[str, str]) -> None:
+    """One line a request, with what its client calls it, for whoever follows a request through several systems."""
+    log.debug("%s %s %d %s", method, path, status, " ".join(f"{k}={v}" for k, v in echoed(headers).items()))
+
+
+def _asked_timeout_ms(request: web.Request) -> int | None:
+    """The client's ``X-Request-Timeout-Ms``."""
+    asked = request.headers.get("X-Request-Timeout-Ms")
+    if asked is None:
+        return None
+    if not (asked.isascii() and asked.isdigit() and 0 < len(asked) <= 12):
+        raise errors.InvalidRequest(f"X-Request-Timeout-Ms must be a whole number of milliseconds, not {asked!r}")
+    return int(asked)

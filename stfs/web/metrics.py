@@ -14,8 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
+from stfs.context import Context
 from stfs.metrics import HistogramSnapshot, ModelKey
-from stfs.web.context import Context
 
 REGISTRY = web.AppKey("stfs_metrics", CollectorRegistry)
 

@@ -10,12 +10,13 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from stfs import errors
+from stfs.context import Context, Lease
 from stfs.lifecycle.record import ModelStatus
 from stfs.protocols import tfserving
 from stfs.protocols.request import parse_version
 from stfs.signature import Signature, TensorSpec
-from stfs.web.context import CONTEXT, Context, Lease
 from stfs.web.infer import TFSERVING, error_response, infer_tfserving
+from stfs.web.key import CONTEXT
 
 V1_PATH = re.compile(
     r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?(?P<verb>:predict|/metadata)?",

@@ -11,10 +11,11 @@ import jinja2
 from aiohttp import web
 
 from stfs import __version__, codec
+from stfs.context import Context
 from stfs.lifecycle.record import ModelStatus
 from stfs.model import zeros
 from stfs.protocols import stfs
-from stfs.web.context import CONTEXT, Context
+from stfs.web.key import CONTEXT
 from stfs.web.models import detail
 
 MAX_EXAMPLE_VALUES = 1000

@@ -82,6 +82,13 @@ LINES = [
     *(b"Transfer-Encoding: chunked", b"Connection: close", b"Connection: keep-alive", b"Expect: 100-continue"),
     *(b"User-Agent: x", b"Upgrade: x", b"TE: trailers", b"X-Request-Timeout-Ms: 60000", b"X-Request-Timeout-Ms: soon"),
     *(b" folded", b"no colon", b"Bad Name: x", b"X: " + b"y" * 8100, b"Content-Encoding: gzip", b"Origin: x"),
+    *(
+        b"X-Request-Id: a",
+        b"traceparent: 0",
+        b"Accept-Encoding: gzip",
+        b"X-Server-Timing: 1",
+        b"Content-Encoding: zstd",
+    ),
 ]
 SNIPPETS = [
     b"\r\n",
@@ -230,7 +237,13 @@ def both(folder: Path, *flags: str) -> Iterator[tuple[Running, Running, Pair]]:
     entries = [{"name": name, "base_path": str(folder / name)} for name in ("linear", "many", "odd")]
     config = folder / "models.json"
     config.write_text(json.dumps({"model_config_list": entries}))
-    argv = [f"--model_config_file={config}", "--max_request_bytes=1M", "--log_level=warning", *flags]
+    argv = [
+        "--compress_over=1K",
+        f"--model_config_file={config}",
+        "--max_request_bytes=1M",
+        "--log_level=warning",
+        *flags,
+    ]
     with running(*argv) as hot, running(*argv, "--hot_path=off") as stock:
         pair = Pair(hot.port, stock.port, BEAT)
         try:

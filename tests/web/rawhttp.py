@@ -95,6 +95,7 @@ def understand(raw: bytes, closed: bool) -> Heard:
     metrics tell of the server they come from; only their head is kept.
     """
     raw = re.sub(rb"\r\nDate: [^\r\n]*", b"", raw)
+    raw = re.sub(rb"(?<=;dur=)[0-9.]+|(?<=rows=)\d+|(?<=position=)\d+", b"0", raw)
     raw = re.sub(rb"(?<=deadline passed )\d\.\d{3}", b"0.000", raw)
     found: list[Reply] = []
     while (end := raw.find(b"\r\n\r\n")) >= 0:

@@ -64,6 +64,9 @@ def test_the_parts_are_what_was_sent():
         b"{}",
         "authorization:  Basic YTpi \t",
         "X-Request-Timeout-Ms: 5",
+        "Accept-Encoding: gzip, br;q=0",
+        "x-REQUEST-id: a b",
+        "TraceParent: 00-1-2-01",
         content_type="CONTENT-TYPE:text/plain",
     )
     verdict, head = scan(message)
@@ -71,11 +74,14 @@ def test_the_parts_are_what_was_sent():
     assert head.path == PREDICT.encode()
     assert head.authorization == b"Basic YTpi"
     assert head.content_type == b"text/plain"
-    assert head.asks_timeout
+    assert head.accept_encoding == b"gzip, br;q=0"
+    assert (head.request_id, head.traceparent) == (b"a b", b"00-1-2-01")
+    assert head.asks_more
     # The same object, scanned again, keeps nothing of the last time.
     assert head.scan(get("/")) == WHOLE
     assert (head.path, head.content_type, head.authorization) == (b"/", None, None)
-    assert not head.asks_timeout
+    assert (head.accept_encoding, head.request_id, head.traceparent) == (None, None, None)
+    assert not head.asks_more
     assert not head.is_post
 
 
@@ -217,10 +223,17 @@ def assert_stock_agrees(data: bytes) -> bool:
     assert payload.is_eof()
     if head.total > head.body_at:
         assert payload.read_nowait() == message[head.body_at :]
-    for name, mine in (("Content-Type", head.content_type), ("Authorization", head.authorization)):
+    parts = {
+        "Content-Type": head.content_type,
+        "Authorization": head.authorization,
+        "Accept-Encoding": head.accept_encoding,
+        "X-Request-Id": head.request_id,
+        "traceparent": head.traceparent,
+    }
+    for name, mine in parts.items():
         theirs = told.headers.getall(name, [])
         assert theirs == ([] if mine is None else [mine.decode()])
-    assert ("X-Request-Timeout-Ms" in told.headers) == head.asks_timeout
+    assert any(name in told.headers for name in ("X-Request-Timeout-Ms", "X-Server-Timing")) == head.asks_more
     for name in ("Transfer-Encoding", "Expect", "Content-Encoding", "Upgrade"):
         assert name not in told.headers
     # Nothing of it is left in the parser: the next message is read by itself.
@@ -238,6 +251,7 @@ def test_every_plain_request_is_one_message_for_aiohttp(message):
 
 HEADERS = [
     *(b"Accept", b"User-Agent", b"ETag", b"Server", b"Max-Forwards", b"Content-Location", b"Content-Range", b"Upgrade"),
+    *(b"X-Request-Id", b"traceparent", b"Accept-Encoding", b"X-Server-Timing"),
     *(b"Connection", b"Proxy-Connection", b"Keep-Alive", b"TE", b"Trailer", b"Transfer-Encoding", b"Expect", b"Host"),
     *(b"Content-Type", b"Content-Length", b"Content-Encoding", b"Authorization", b"X-Request-Timeout-Ms", b"Cookie"),
     *(b"Sec-WebSocket-Key1", b"Sec-WebSocket-Key", b"Origin", b"Range", b"If-Match", b"HTTP2-Settings", b"Date"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
+import zlib
 
 import pytest
+import zstandard
 from running import basic_auth, running
 from simple_models import write_linear
 from web.fuzz_hot import BEAT, GOOD, PREDICT, both, disagreements
@@ -48,6 +51,10 @@ def chunked(*pieces: str, path: str = PREDICT, headers: tuple[str, ...] = ()) ->
 
 
 # --- how requests are cut -------------------------------------------------------------------------------------------
+
+LARGE = json.dumps({"instances": [[i, 2, 3] for i in range(300)]})
+LARGE_STFS = json.dumps({"model_name": "linear", "data": [[i, 2, 3] for i in range(300)]})
+"""Their answers are over the size from which the two servers compress."""
 
 FROM_HTTP_CLIENT = stfs(4, "Accept-Encoding: identity", "User-Agent: Python-http.client", "Connection: keep-alive")
 
@@ -229,7 +236,28 @@ TRAPS = [
     ("an empty content type", stfs(1, content_type="Content-Type:"), None),
     ("no content type", stfs(1, content_type=None), [200]),
     ("a semicolon", stfs(1, content_type="Content-Type: ;"), None),
-    ("gzip", predict(1, "Content-Encoding: gzip"), [400]),
+    ("not gzip", predict(1, "Content-Encoding: gzip"), [400]),
+    ("gzip", request(PREDICT, gzip.compress(Q.encode(), mtime=0), "Content-Encoding: gzip"), [200]),
+    ("deflate", request(PREDICT, zlib.compress(Q.encode()), "Content-Encoding: DEFLATE"), [200]),
+    ("zstd", request(PREDICT, zstandard.compress(Q.encode()), "Content-Encoding: zstd"), [200]),
+    ("a bomb", request(PREDICT, gzip.compress(b" " * (LIMIT_BYTES + 1)), "Content-Encoding: gzip"), None),
+    ("an unknown coding", predict(1, "Content-Encoding: br"), [415]),
+    ("two codings", predict(1, "Content-Encoding: gzip, gzip"), [415]),
+    ("a small answer for gzip", predict(1, "Accept-Encoding: gzip, deflate"), [200]),
+    ("a large answer for gzip", request(PREDICT, LARGE, "Accept-Encoding: gzip, deflate"), [200]),
+    ("a large answer for zstd", request("/", LARGE_STFS, "Accept-Encoding: *"), [200]),
+    ("a large answer for nobody", request(PREDICT, LARGE, "Accept-Encoding: br"), [200]),
+    ("a large answer for a refusal", request(PREDICT, LARGE, "Accept-Encoding: gzip;q=0, zstd;q=x"), [200]),
+    ("a large answer, twice accepted", request(PREDICT, LARGE, "Accept-Encoding: br", "Accept-Encoding: gzip"), [200]),
+    ("a large answer for everybody", request(PREDICT, LARGE), [200]),
+    ("a name for the request", predict(1, "X-Request-Id: 7 of 9", "TRACEPARENT: 00-ab-cd-01"), [200]),
+    ("a name for a wrong request", predict("x", "x-request-id: 7", "traceparent: 00-ab-cd-01"), [400]),
+    ("a name for a large answer", request(PREDICT, LARGE, "Accept-Encoding: gzip", "X-Request-Id: 7"), [200]),
+    ("two names for the request", predict(1, "X-Request-Id: 7", "X-Request-Id: 8"), [200]),
+    ("a longest name", predict(1, "X-Request-Id: " + "x" * 512), [200]),
+    ("too long a name", predict(1, "X-Request-Id: " + "x" * 513), [200]),
+    ("an empty name", predict(1, "X-Request-Id:"), [200]),
+    ("a timing", predict(1, "X-Server-Timing: 1"), [200]),
     ("identity", predict(1, "Content-Encoding: identity"), [200]),
     ("a timeout", predict(1, "X-Request-Timeout-Ms: 60000"), [200]),
     ("a wrong timeout", predict(1, "X-Request-Timeout-Ms: -1"), [400]),

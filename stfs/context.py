@@ -1,11 +1,9 @@
-"""What the web room is given to serve from. Values and references only; ``stfs.server`` fills them in."""
+"""What the rooms that carry requests are given to serve from. References only; ``stfs.server`` fills them in."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-
-from aiohttp import web
 
 from stfs.config import ModelConfig, ServerConfig
 from stfs.lifecycle.manager import Manager
@@ -36,29 +34,30 @@ class Context:
         return models[0].name if len(models) == 1 else "default"
 
 
-CONTEXT = web.AppKey("stfs", Context)
-
-
 class Lease:
     """The hold that one request has on one model version: a :class:`stfs.protocols.request.Resolver`.
 
     Calling it acquires what the request names so far and lets go of what an earlier call acquired. Release it when the
-    answer is ready, whatever happened. For the event-loop thread.
+    answer is ready, whatever happened; ``served`` tells of the version held last even then. For the event-loop thread.
     """
 
-    __slots__ = ("_context", "_default_name", "_default_version", "_handle")
+    __slots__ = ("_context", "_default_name", "_default_version", "_handle", "served")
 
     def __init__(self, context: Context, name: str | None = None, version: int | None = None) -> None:
         self._context = context
         self._default_name = name
         self._default_version = version
         self._handle: Handle[Model] | None = None
+        self.served: Handle[Model] | None = None
+        """Name and version of the model that was held last, released or not; ``None`` if none was found."""
 
     def __call__(self, model_name: str | None, version: int | None, signature_name: str | None) -> Signature:
         """The signature meant; see :class:`stfs.protocols.request.Resolver` for what is raised."""
         self.release()
         name = model_name or self._default_name or self._context.default_model()
-        self._handle = self._context.registry.acquire(name, self._default_version if version is None else version)
+        self.served = self._handle = self._context.registry.acquire(
+            name, self._default_version if version is None else version
+        )
         return self._handle.model.signature(signature_name)
 
     @property

@@ -1,0 +1,116 @@
+"""What carrying one request has in common over HTTP and gRPC: counting it, timing it, telling what went wrong.
+
+Must not live here: how bytes become tensors (``protocols``), how bytes travel (``web``, ``rpc``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from stfs.batcher.queue import Journey
+from stfs.context import Context, Lease
+from stfs.errors import InvalidRequest, ModelFailed, RequestError, Unavailable
+from stfs.signature import Signature, Tensors
+
+log = logging.getLogger(__name__)
+
+MAX_ERROR_CHARACTERS = 1000
+
+
+@dataclass(slots=True)
+class Timing:
+    """How long the steps of one request took, in seconds; ``journey`` is its way through the batcher."""
+
+    decode_s: float = 0.0
+    encode_s: float = 0.0
+    journey: Journey = field(default_factory=Journey)
+
+    def header(self) -> str:
+        """The value of a ``Server-Timing`` header (W3C Server Timing); durations in milliseconds."""
+        way = self.journey
+        rows = f'batch;desc="rows={way.rows} position={way.position}"'
+        spans = {"decode": self.decode_s, "queue": way.queue_s, "run": way.run_s, "encode": self.encode_s}
+        told = [f"{name};dur={seconds * 1e3:.3f}" for name, seconds in spans.items()]
+        return ", ".join([*told[:2], rows, *told[2:]])
+
+
+@contextmanager
+def counted(context: Context, lease: Lease, dialect: str) -> Iterator[None]:
+    """Around one request: counts it once, whatever happens, and lets its model go at the end.
+
+    What is not foreseen is logged, and raised as :class:`ModelFailed`.
+    """
+    started_s = time.monotonic()
+    outcome = "ok"
+    try:
+        yield
+    except RequestError as error:
+        outcome = snake_case(type(error).__name__)
+        raise
+    except asyncio.CancelledError:
+        outcome = "cancelled"
+        raise
+    except Exception as error:
+        outcome = "internal"
+        log.exception("a request of dialect %s failed", dialect)
+        raise ModelFailed(f"{type(error).__name__}: {error}") from error
+    finally:
+        record(context, lease, dialect, outcome, time.monotonic() - started_s)
+        lease.release()
+
+
+def record(context: Context, lease: Lease, dialect: str, outcome: str, seconds: float) -> None:
+    """Count one answered request under the model that it held, if any."""
+    served = lease.served
+    name, version = (served.name, str(served.version)) if served is not None else ("-", "-")
+    context.metrics.record_request(name, version, dialect, outcome, seconds)
+
+
+async def infer(
+    lease: Lease, signature: Signature, inputs: Tensors, deadline_s: float | None, timing: Timing | None = None
+) -> Tensors:
+    """The outputs of the model that ``lease`` holds; see :meth:`stfs.model.Model.infer`."""
+    model = lease.model
+    assert model is not None, "a decoded request holds its model"
+    return await model.infer(signature, inputs, deadline_s, None if timing is None else timing.journey)
+
+
+def tell(error: RequestError, lease: Lease) -> str:
+    """The error's text for the client, with the model's name where one was found; bounded."""
+    text = str(error)
+    served = lease.served
+    if served is not None and isinstance(error, InvalidRequest | ModelFailed) and not text.startswith("model "):
+        text = f'model "{served.name}" version {served.version}: {text}'
+    if len(text) > MAX_ERROR_CHARACTERS:  # texts quote what the client sent
+        text = text[:MAX_ERROR_CHARACTERS] + "..."
+    return text
+
+
+def retry_after_s(error: RequestError) -> int | None:
+    """Whole seconds after which the same request may be answered; ``None`` where waiting does not help."""
+    if not isinstance(error, Unavailable):
+        return None
+    return max(1, math.ceil(error.retry_after_s))
+
+
+def deadline(limit_s: float, asked_ms: float | None, now_s: float) -> float | None:
+    """When a request expires: the server's limit (0: none) or what the client asked for, whichever is sooner."""
+    bound_s = min(limit_s or math.inf, math.inf if asked_ms is None else asked_ms / 1e3)
+    return None if math.isinf(bound_s) else now_s + bound_s
+
+
+def served_headers(lease: Lease) -> Mapping[str, str]:
+    """Which version answered, for an answer's headers or metadata; empty if none was found."""
+    return {} if lease.served is None else {"X-Served-Model-Version": str(lease.served.version)}
+
+
+def snake_case(name: str) -> str:
+    """``VersionNotFound`` as ``version_not_found``, for the outcome label."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
