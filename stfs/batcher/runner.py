@@ -7,6 +7,8 @@ failures without one success: from there on requests run one by one, so that a h
 n + log2(n) + 2 runs and about three times its rows, whatever n. Requests that were answered meanwhile (cancelled, or
 past their deadline) are not run again.
 
+A run that was :class:`Unavailable`, or too late, blames no request: all of it are told so, and none is run again.
+
 Must not live here: the event loop, queues, replies.
 """
 
@@ -20,7 +22,7 @@ from itertools import repeat
 from stfs.batcher.batch import merge, split
 from stfs.batcher.policy import BatchPolicy, padded_rows
 from stfs.batcher.queue import Entry
-from stfs.errors import InvalidRequest, ModelFailed, RequestError
+from stfs.errors import DeadlineExceeded, InvalidRequest, ModelFailed, RequestError, Unavailable
 from stfs.signature import Tensors
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ Outcome = tuple[Tensors | None, RequestError | None]
 """What one entry is to be told; ``(None, None)`` for one that nobody waits for any more."""
 
 _UNHEARD: Outcome = (None, None)
+_BLAMELESS = (Unavailable, DeadlineExceeded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,11 @@ class Runner:
         answers, error = self._attempt(batch, range(len(batch.entries)), batch.reason, records)
         if error is None:
             return list(zip(answers, repeat(None))), records
-        if len(batch.entries) == 1:
-            outcomes: list[Outcome] = [(None, self._explain(error, batch.entries[0]))]
+        outcomes: list[Outcome]
+        if isinstance(error, _BLAMELESS):
+            outcomes = [(None, error)] * len(batch.entries)
+        elif len(batch.entries) == 1:
+            outcomes = [(None, self._explain(error, batch.entries[0]))]
         else:
             outcomes = self._find_guilty(batch, records)
         self._log_failures(outcomes)
@@ -111,6 +117,10 @@ class Runner:
                 barren = 0
                 for i, answer in zip(part, answers, strict=True):
                     outcomes[i] = (answer, None)
+                continue
+            if isinstance(error, _BLAMELESS):
+                for i in part:
+                    outcomes[i] = (None, error)
                 continue
             barren += 1
             if len(part) > 1:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from stfs.batcher.policy import BatchPolicy
 from stfs.batcher.queue import Entry
 from stfs.batcher.runner import Batch, Runner
-from stfs.errors import InvalidRequest, ModelFailed, Unavailable
+from stfs.errors import DeadlineExceeded, InvalidRequest, ModelFailed, Unavailable
 
 POISON = -1.0
 
@@ -127,6 +127,28 @@ def test_typed_errors_pass_as_they_are(error):
         raise error
 
     assert runner(run)(batch_of([1]))[0] == [(None, error)]
+
+
+@pytest.mark.parametrize("error", [Unavailable("the process died"), DeadlineExceeded("too late")])
+def test_what_blames_no_request_is_told_to_all_and_not_retried(error):
+    def run(inputs):
+        raise error
+
+    outcomes, records = runner(run)(batch_of([1], [2], [3], [4]))
+    assert outcomes == [(None, error)] * 4
+    assert len(records) == 1
+
+
+def test_a_model_that_goes_away_in_a_retry_fails_that_part_only():
+    def run(inputs):
+        if POISON in inputs["x"]:
+            raise Unavailable("the process died") if len(inputs["x"]) == 2 else ValueError("poison")
+        return double(inputs)
+
+    outcomes, records = runner(run)(batch_of([1], [2], [3], [POISON]))
+    assert told(outcomes[:2]) == [[2], [4]]
+    assert [type(error) for _, error in outcomes[2:]] == [Unavailable] * 2
+    assert [r.rows for r in records] == [4, 2, 2]
 
 
 def test_an_error_without_words_is_told_by_its_type():
