@@ -1,8 +1,8 @@
 """The STFS dialect: ``POST /`` with ``{"model_name", "model_version", "signature_name", "data"}``.
 
-Body and answers as simple_tensorflow_serving 0.8.2 has them, with three additions that its documentation shows but
-its code did not take: ``data`` as a bare list for a model of one input, ``{"data": {"data": [...]}}`` for a model
-whose only input has another name, and a body without ``data`` that names the inputs itself.
+Body and answers as simple_tensorflow_serving 0.8.2 has them. Every model takes every form of ``data`` that the seed
+took for one kind of model or showed in its documentation (see ``forms``), and a body without ``data`` may name the
+inputs itself.
 """
 
 from __future__ import annotations
@@ -15,16 +15,9 @@ import numpy as np
 
 from stfs import codec, errors
 from stfs.codec import Reader
-from stfs.protocols.request import (
-    Resolver,
-    is_base64_value,
-    only_input,
-    read_tensor,
-    read_text,
-    read_version,
-    require_object,
-)
-from stfs.signature import STRING, Array, Signature, Tensors, TensorSpec
+from stfs.protocols.forms import read_data, read_named
+from stfs.protocols.request import Resolver, read_text, read_version, require_object
+from stfs.signature import STRING, Array, Signature, Tensors
 
 OPTIONS = ("model_name", "model_version", "signature_name", "base64_decode", "preprocess", "postprocess", "run_profile")
 
@@ -39,6 +32,8 @@ def status_of(error: errors.RequestError) -> int:
     match error:
         case errors.TooLarge():
             return 413
+        case errors.UnsupportedEncoding():
+            return 415
         case errors.InvalidRequest() | errors.NotFound():
             return 400
         case errors.Unavailable():
@@ -75,7 +70,7 @@ def decode(body: bytes, resolve: Resolver) -> tuple[Signature, Tensors]:
             asked = (model, version, signature_name)
             try:
                 signature = resolve(*asked)
-                inputs = _read_data(reader, body, signature)
+                inputs = read_data(reader, body, signature)
             except (errors.InvalidRequest, errors.NotFound, errors.Unavailable):
                 # Perhaps a later key names the model or signature that this data is meant for.
                 reader.seek(data_at)
@@ -101,7 +96,7 @@ def decode(body: bytes, resolve: Resolver) -> tuple[Signature, Tensors]:
         signature = resolve(model, version, signature_name)
         reader = Reader(body)
         reader.seek(data_at)
-        inputs = _read_data(reader, body, signature)
+        inputs = read_data(reader, body, signature)
     if decode_base64:
         inputs = {name: _decode_base64(name, array) for name, array in inputs.items()}
     return signature, inputs
@@ -121,42 +116,14 @@ def encode_error(error: errors.RequestError, text: str) -> bytes:
     return b'{"error":' + codec.encode_string(text) + b"}"
 
 
-def _read_data(reader: Reader, body: bytes, signature: Signature) -> Tensors:
-    """The value of ``data`` at the cursor: an object that names inputs, or the only input's tensor itself."""
-    if reader.kind() != "object" or is_base64_value(body, reader.position, signature):
-        spec = only_input(signature, '"data"')
-        return {spec.name: read_tensor(reader, spec, integral_floats=True)}
-    reader.enter_object()
-    inputs: Tensors = {}
-    while (key := reader.next_key()) is not None:
-        spec = _spec_for(signature, key)
-        inputs[spec.name] = read_tensor(reader, spec, integral_floats=True)
-    return inputs
-
-
-def _spec_for(signature: Signature, key: str) -> TensorSpec:
-    """The input called ``key``; ``data`` also means the only input, as the seed's documentation has it."""
-    if key == "data" and len(signature.inputs) == 1:
-        return signature.inputs[0]
-    return signature.input(key)
-
-
 def _read_unwrapped(body: bytes, signature: Signature, keys: list[str]) -> Tensors:
     """A body without ``data`` whose other keys name inputs, as in the seed's generated clients."""
-    names = {spec.name for spec in signature.inputs}
+    names = {spec.name for spec in signature.inputs} | signature.columns.keys()
     stray = [key for key in keys if key not in names]
     if stray or not keys:
         told = f" (unknown here: {', '.join(stray[:5])})" if stray else ""
         raise errors.InvalidRequest(f'"data" is missing{told}; send {{"data": {{input: values}}}}')
-    reader = Reader(body)
-    reader.enter_object()
-    inputs: Tensors = {}
-    while (key := reader.next_key()) is not None:
-        if key in names:
-            inputs[key] = read_tensor(reader, signature.input(key), integral_floats=True)
-        else:
-            reader.skip()
-    return inputs
+    return read_named(Reader(body), body, signature, inner=True, ignored=OPTIONS)
 
 
 def _decode_base64(name: str, array: Array) -> Array:

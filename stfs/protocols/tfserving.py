@@ -13,6 +13,7 @@ from typing import Any
 
 from stfs import codec, errors
 from stfs.codec import Reader
+from stfs.protocols.forms import RowObjects
 from stfs.protocols.request import Resolver, is_base64_value, only_input, read_tensor, read_text, require_object
 from stfs.signature import Array, Signature, Tensors, TensorSpec
 
@@ -22,6 +23,8 @@ def status_of(error: errors.RequestError) -> int:
     match error:
         case errors.TooLarge():
             return 413
+        case errors.UnsupportedEncoding():
+            return 415
         case errors.InvalidRequest():
             return 400
         case errors.NotFound():
@@ -131,7 +134,10 @@ def _read_columns(reader: Reader, body: bytes, signature: Signature) -> Tensors:
 
 
 def _read_rows(reader: Reader, body: bytes, signature: Signature) -> Tensors:
-    """``instances``: a list with one entry a row, each the only input's value or an object naming every input."""
+    """``instances``: a list with one entry a row, each the only input's value or an object naming every input.
+
+    Beyond TensorFlow Serving: an object may name the features of the only input instead, and leave out what may miss.
+    """
     if (kind := reader.kind()) != "array":
         raise errors.InvalidRequest(f'"instances" must be a list, not {kind}')
     start = reader.position
@@ -142,39 +148,13 @@ def _read_rows(reader: Reader, body: bytes, signature: Signature) -> Tensors:
         spec = only_input(signature, 'each of the "instances"')
         reader.seek(start)
         return {spec.name: read_tensor(reader, spec, integral_floats=False)}
-    return _read_named_rows(reader, signature)
-
-
-def _read_named_rows(reader: Reader, signature: Signature) -> Tensors:
-    columns = {spec.name: codec.Column(spec.dtype) for spec in signature.inputs}
-    row = 0
+    rows = RowObjects(reader, body, signature, integral_floats=False, strict=True)
     while True:
         if (kind := reader.kind()) != "object":
-            raise errors.InvalidRequest(f'"instances" [{row}] is {kind} where the ones before are objects')
-        reader.enter_object()
-        seen = 0
-        while (key := reader.next_key()) is not None:
-            column = columns.get(key)
-            if column is None:
-                signature.input(key)  # raises: it is unknown
-                continue
-            if len(column) != row:
-                raise _not_once(row, signature)
-            try:
-                reader.append(column)
-            except errors.BadElement as fault:
-                raise fault.named(key) from None
-            seen += 1
-        if seen != len(columns):
-            raise _not_once(row, signature)
-        row += 1
+            raise errors.InvalidRequest(f'"instances" [{rows.rows}] is {kind} where the ones before are objects')
+        rows.add(reader)
         if not reader.next_item():
-            return {name: column.array() for name, column in columns.items()}
-
-
-def _not_once(row: int, signature: Signature) -> errors.InvalidRequest:
-    names = signature.input_names()
-    return errors.InvalidRequest(f'"instances" [{row}] must name each of the inputs {names} exactly once')
+            return rows.tensors()
 
 
 def encode_status(versions: Sequence[tuple[int, str, str]]) -> dict[str, Any]:

@@ -269,19 +269,20 @@ TWO = (("x", "int64"), ("y", "int64"))
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        ('[{"x":1}]', '"instances" [0] must name each of the inputs "x", "y" exactly once'),
-        ('[{"x":1,"y":2},{"y":2}]', '"instances" [1] must name each of the inputs "x", "y" exactly once'),
-        ("[{}]", '"instances" [0] must name each of the inputs "x", "y" exactly once'),
-        ('[{"x":1,"y":2},{}]', '"instances" [1] must name each of the inputs "x", "y" exactly once'),
-        ('[{"x":1,"x":2,"y":3}]', '"instances" [0] must name each of the inputs "x", "y" exactly once'),
-        ('[{"x":1,"x":2}]', '"instances" [0] must name each of the inputs "x", "y" exactly once'),
-        ('[{"x":1,"y":2},{"x":1,"y":2,"y":3}]', '"instances" [1] must name each of the inputs "x", "y" exactly once'),
+        ('[{"x":1}]', 'input "y", row 0: missing; this signature takes "x", "y"'),
+        ('[{"x":1,"y":2},{"y":2}]', 'input "x", row 1: missing; this signature takes "x", "y"'),
+        ("[{}]", 'input "x", row 0: missing; this signature takes "x", "y"'),
+        ('[{"x":1,"y":2},{}]', 'input "x", row 1: missing; this signature takes "x", "y"'),
+        ('[{"x":1,"x":2,"y":3}]', 'input "x", row 0: stands twice'),
+        ('[{"x":1,"x":2}]', 'input "x", row 0: stands twice'),
+        ('[{"x":1,"y":2},{"x":1,"y":2,"y":3}]', 'input "y", row 1: stands twice'),
         ('[{"x":1,"y":2},[1]]', '"instances" [1] is array where the ones before are objects'),
         ('[{"x":1,"y":2},null]', '"instances" [1] is null where the ones before are objects'),
     ],
 )
 def test_each_row_names_each_input_once(rows, told):
-    assert refused(b'{"instances":%s}' % rows.encode(), *TWO) == told
+    kind = errors.InvalidInput if told.startswith("input") else errors.InvalidRequest
+    assert refused(b'{"instances":%s}' % rows.encode(), *TWO, kind=kind) == told
 
 
 def test_a_row_with_another_key_or_value_is_told_with_the_input():

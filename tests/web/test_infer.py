@@ -167,7 +167,7 @@ BAD_TFSERVING = [
     ("no rows", "linear:predict", {"instances": []}, 400, ['"instances" is empty']),
     ("instances no list", "linear:predict", {"instances": {"x": ROW}}, 400, ['"instances" must be a list, not object']),
     ("ragged", "linear:predict", {"instances": [ROW, [1]]}, 400, ['model "linear"', 'input "x"', "[1]"]),
-    ("a row lacks an input", "many:predict", {"instances": [{"whole": 1}]}, 400, ["[0]", '"flag"']),
+    ("a row lacks an input", "many:predict", {"instances": [{"whole": 1}]}, 400, ["row 0", '"flag"']),
     ("a row has another", "linear:predict", {"instances": [{"z": ROW}]}, 400, ['"z"', "unknown", '"x"']),
     ("rows of two kinds", "linear:predict", {"instances": [{"x": ROW}, ROW]}, 400, ["[1] is array"]),
     ("ragged named rows", "linear:predict", {"instances": [{"x": ROW}, {"x": [1]}]}, 400, ['input "x"', "3"]),

@@ -1,0 +1,347 @@
+"""The forms in which a request may send a table: by column, by row, by index. Fills arrays straight from the text.
+
+What a table calls its columns is :attr:`Signature.columns`: the inputs, if each holds one value a row, or the features
+of the only input. For both, :func:`read_data` takes
+
+- ``{"a": [1, 2], "b": ["x", "y"]}``: a list a column,
+- ``{"a": 1, "b": "x"}``: one row,
+- ``[{"a": 1, "b": "x"}, ...]``: an object a row,
+- ``[[1, "x"], ...]``: a list a row, in the signature's order,
+- ``{"a": {"0": 1, "1": 2}, ...}`` and ``{"0": {"a": 1, "b": "x"}, ...}``: as pandas writes a frame, by column or index,
+
+each of them also as the value of a key ``data``. A column that may have missing values may be left out. Keys that the
+signature does not know (the response, in a record from the training data) are passed over, unless a column that it does
+know is missing: then one is likely a misspelling of the other.
+
+Must not live here: which keys of a body hold the data, and sparse rows (``libsvm``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from stfs import codec, errors
+from stfs.protocols import libsvm
+from stfs.protocols.request import first_key, is_base64_value, new_column, only_input, read_tensor
+from stfs.signature import MAX_FILLED, STRING, Array, Signature, Tensors, TensorSpec
+
+NAMES_TOLD = 20
+"""Columns that an error lists."""
+
+
+def read_data(reader: codec.Reader, body: bytes, signature: Signature, *, inner: bool = False) -> Tensors:
+    """The inputs in the value at the cursor, shapes not yet checked: a table in any form, or the only input's tensor.
+
+    ``inner`` says that it is itself the value of a key ``data``. Raises :class:`stfs.errors.InvalidRequest`.
+    """
+    kind = reader.kind()
+    # Under a second "data" it is the value of the input, even of one that is called b64.
+    is_string = _is_base64 if inner else is_base64_value
+    if kind == "object" and not is_string(body, reader.position, signature):
+        return read_named(reader, body, signature, inner=inner)
+    if kind == "array":
+        start = reader.position
+        reader.enter_array()
+        if reader.next_item():
+            kind = reader.kind()
+            # In a list {"b64": ...} is a string even for an input that is called b64.
+            if kind == "object" and not _is_base64(body, reader.position, signature):
+                return _read_objects(reader, body, signature)
+            if kind == "array" and signature.columns and signature.inputs[0].is_column:
+                return _read_lists(reader, signature)
+        reader.seek(start)
+    spec = only_input(signature, '"data"')
+    array = read_tensor(reader, spec, integral_floats=True)
+    return {spec.name: array.reshape(1) if spec.is_column and array.ndim == 0 else array}
+
+
+def _is_base64(body: bytes, position: int, signature: Signature) -> bool:
+    """Whether the object at ``position`` is a string for the only input, where no input is named by its keys."""
+    is_text = len(signature.inputs) == 1 and signature.inputs[0].dtype == STRING
+    return is_text and first_key(body, position) == "b64"
+
+
+class RowObjects:
+    """Columns that are filled from objects, each of which names the values of one row.
+
+    Made for the object at the cursor, which tells whether rows name a matrix or its features. With ``strict`` an
+    unknown key is refused; if not, see the head of this file.
+    """
+
+    def __init__(
+        self, reader: codec.Reader, body: bytes, signature: Signature, *, integral_floats: bool, strict: bool
+    ) -> None:
+        self._signature = signature
+        self._strict = strict or not signature.columns
+        only = signature.inputs[0]
+        self._features = bool(signature.columns) and not only.is_column
+        fields = signature.columns
+        if not fields or (self._features and first_key(body, reader.position) == only.name and only.name not in fields):
+            fields = {spec.name: spec for spec in signature.inputs}
+            self._features = False
+        self._specs = fields
+        self._columns = {name: new_column(spec, integral_floats=integral_floats) for name, spec in self._specs.items()}
+        self._filled = 0
+        self.rows = 0
+
+    def add(self, reader: codec.Reader) -> None:
+        """The object at the cursor as the next row. Raises :class:`stfs.errors.InvalidInput`."""
+        stranger: str | None = None
+        seen = 0
+        reader.enter_object()
+        while (key := reader.next_key()) is not None:
+            column = self._columns.get(key)
+            if column is None:
+                if self._strict:
+                    raise errors.InvalidInput(key, f"unknown; this signature takes {_told(self._specs)}")
+                stranger = key
+                reader.skip()
+                continue
+            if len(column) != self.rows:
+                raise errors.InvalidInput(key, "stands twice", where=f", row {self.rows}")
+            try:
+                reader.append(column)
+            except errors.BadElement as fault:
+                raise fault.named(key) from None
+            seen += 1
+        if seen != len(self._columns):
+            self._fill(stranger)
+        self.rows += 1
+
+    def _fill(self, stranger: str | None) -> None:
+        """Give the columns that the row does not name their missing value."""
+        for name, column in self._columns.items():
+            if len(column) == self.rows:
+                if not self._specs[name].nullable or stranger is not None:
+                    raise _missing(name, self._specs, stranger, where=f", row {self.rows}")
+                self._filled += 1
+                codec.Reader(b"null").append(column)
+        if self._filled > MAX_FILLED:
+            raise errors.InvalidRequest(f"over {MAX_FILLED} values are missing: send fewer rows at a time")
+
+    def tensors(self, order: Sequence[int] | None = None) -> Tensors:
+        """What has been read, the rows in that order."""
+        arrays = {name: column.array() for name, column in self._columns.items()}
+        if order is not None:
+            arrays = {name: array[order] for name, array in arrays.items()}
+        return _joined(self._signature.inputs[0], arrays) if self._features else arrays
+
+
+def _read_objects(reader: codec.Reader, body: bytes, signature: Signature) -> Tensors:
+    """The cursor is at the first object of a list."""
+    rows = RowObjects(reader, body, signature, integral_floats=True, strict=False)
+    while True:
+        if (kind := reader.kind()) != "object":
+            raise errors.InvalidRequest(f'"data" [{rows.rows}] is {kind} where the ones before are objects')
+        rows.add(reader)
+        if not reader.next_item():
+            return rows.tensors()
+
+
+def _read_lists(reader: codec.Reader, signature: Signature) -> Tensors:
+    """The cursor is at the first list of a list; each has one value for each input."""
+    columns = [(spec.name, new_column(spec, integral_floats=True)) for spec in signature.inputs]
+    row = 0
+    while True:
+        if (kind := reader.kind()) != "array":
+            raise errors.InvalidRequest(f'"data" [{row}] is {kind} where the ones before are lists')
+        reader.enter_array()
+        for found, (name, column) in enumerate(columns):
+            if not reader.next_item():
+                raise _wrong_width(row, found, signature)
+            try:
+                reader.append(column)
+            except errors.BadElement as fault:
+                raise fault.named(name) from None
+        if reader.next_item():
+            raise _wrong_width(row, len(columns) + 1, signature)
+        row += 1
+        if not reader.next_item():
+            return {name: column.array() for name, column in columns}
+
+
+def _wrong_width(row: int, found: int, signature: Signature) -> errors.InvalidRequest:
+    wanted = len(signature.inputs)
+    have = f"only {found}" if found < wanted else f"more than {wanted}"
+    return errors.InvalidRequest(
+        f'"data" [{row}] has {have} of the {wanted} values that a row has: {_told(signature.columns)}'
+    )
+
+
+def read_named(
+    reader: codec.Reader, body: bytes, signature: Signature, *, inner: bool = False, ignored: Container[str] = ()
+) -> Tensors:
+    """The inputs in the object at the cursor, which names them, or columns, or rows, or is sparse, or holds ``data``.
+
+    ``ignored`` are keys that are somebody else's. ``inner`` and errors are those of :func:`read_data`.
+    """
+    columns = signature.columns
+    features = bool(columns) and not signature.inputs[0].is_column
+    at = reader.position
+    inputs: Tensors = {}
+    table: Tensors = {}
+    index = _Index()
+    strangers: list[str] = []
+    reader.enter_object()
+    while (key := reader.next_key()) is not None:
+        spec = columns.get(key)
+        if spec is not None and not (features and key == spec.name):
+            table[key] = _read_column(reader, body, key, spec, index)
+        elif (spec := _input(signature, key)) is not None:
+            if not inner and len(signature.inputs) == 1 and (features or reader.kind() == "object"):
+                inputs |= read_data(reader, body, signature, inner=True)
+            else:
+                inputs[key] = read_tensor(reader, spec, integral_floats=True)
+        elif key in ignored:
+            reader.skip()
+        elif key == "data" and not inner and (columns or len(signature.inputs) == 1):
+            inputs |= read_data(reader, body, signature, inner=True)
+        elif key in libsvm.KEYS and not table and libsvm.fits(signature):
+            reader.seek(at)
+            return {signature.inputs[0].name: libsvm.read(reader, signature.inputs[0])}
+        elif not columns:
+            signature.input(key)  # raises: it is unknown
+        elif not (table or strangers) and _names_one(body, reader.position, columns):
+            reader.seek(at)
+            return _read_rows_by_index(reader, body, signature)
+        else:
+            if len(strangers) < NAMES_TOLD:
+                strangers.append(key)
+            reader.skip()
+    if strangers and not inputs:
+        absent = next((name for name in columns if name not in table), None)
+        if absent is not None:
+            raise _missing(absent, columns, strangers[0])
+    if strangers and features and inputs:
+        signature.input(strangers[0])  # raises: it is unknown
+    if not table or not features:
+        return inputs | table
+    if inputs:
+        raise errors.InvalidInput(signature.inputs[0].name, f'sent whole, and "{next(iter(table))}" beside it')
+    for name in columns:
+        if name not in table and not columns[name].nullable:
+            raise _missing(name, columns, None)
+    return inputs | _joined(signature.inputs[0], _filled_up(table, columns))
+
+
+def _input(signature: Signature, key: str) -> TensorSpec | None:
+    for spec in signature.inputs:  # a generator would cost more than all the rest, for most models
+        if spec.name == key:
+            return spec
+    return None
+
+
+def _read_column(reader: codec.Reader, body: bytes, name: str, spec: TensorSpec, index: _Index) -> Array:
+    """A list of values, a single one, or an object from the index of a row to its value."""
+    if reader.kind() == "object" and not (spec.dtype == STRING and first_key(body, reader.position) == "b64"):
+        return index.read(reader, name, spec)
+    array = read_tensor(reader, spec, integral_floats=True, name=name)
+    return array.reshape(1) if array.ndim == 0 else array
+
+
+class _Index:
+    """The rows of columns that are told by index: the same indices in each, in the order of the first."""
+
+    def __init__(self) -> None:
+        self._order: list[str] | None = None
+
+    def read(self, reader: codec.Reader, name: str, spec: TensorSpec) -> Array:
+        """The column at the cursor."""
+        column = new_column(spec, integral_floats=True)
+        at: dict[str, int] = {}
+        reader.enter_object()
+        while (key := reader.next_key()) is not None:
+            if key in at:
+                raise errors.InvalidInput(name, f'index "{key[:100]}" stands twice')
+            at[key] = len(at)
+            try:
+                reader.append(column)
+            except errors.BadElement as fault:
+                raise fault.named(name) from None
+        order = self._order = _row_order(at) if self._order is None else self._order
+        if at.keys() != set(order):
+            differing = next(iter(at.keys() ^ set(order)))
+            raise errors.InvalidInput(name, f'index "{differing[:100]}" is not in every column')
+        rows = [at[key] for key in order]
+        array = column.array()
+        return array if rows == list(range(len(rows))) else array[rows]
+
+
+def _row_order(indices: Iterable[str]) -> list[str]:
+    """Rows in the order in which they are written.
+
+    But whole numbers that stand sorted as text ("0", "1", "10", "2"), as some clients sort keys, are meant by number.
+    """
+    keys = list(indices)
+    if all(key.isascii() and key.isdigit() and len(key) < 19 for key in keys) and keys == sorted(keys):
+        return sorted(keys, key=int)
+    return keys
+
+
+def _names_one(body: bytes, position: int, columns: Mapping[str, TensorSpec]) -> bool:
+    """Whether the value at ``position`` is an object with one of the columns among its keys. Moves nobody's cursor."""
+    probe = codec.Reader(body)
+    probe.seek(position)
+    if probe.kind() != "object":
+        return False
+    probe.enter_object()
+    while (key := probe.next_key()) is not None:
+        if key in columns:
+            return True
+        probe.skip()
+    return False
+
+
+def _read_rows_by_index(reader: codec.Reader, body: bytes, signature: Signature) -> Tensors:
+    """The cursor is at an object from the index of a row to an object of its values."""
+    rows: RowObjects | None = None
+    at: dict[str, int] = {}
+    reader.enter_object()
+    while (key := reader.next_key()) is not None:
+        if (kind := reader.kind()) != "object":
+            raise errors.InvalidRequest(f'"{key[:100]}" is {kind} where the ones before are rows')
+        if key in at:
+            raise errors.InvalidRequest(f'row "{key[:100]}" stands twice')
+        at[key] = len(at)
+        if rows is None:
+            rows = RowObjects(reader, body, signature, integral_floats=True, strict=False)
+        rows.add(reader)
+    assert rows is not None, "somebody has looked at the first of them"
+    return rows.tensors([at[key] for key in _row_order(at)])
+
+
+def _filled_up(table: Tensors, columns: Mapping[str, TensorSpec]) -> Tensors:
+    """The columns in order, those that are not in the table all missing."""
+    rows = len(next(iter(table.values())))
+    if rows * (len(columns) - len(table)) > MAX_FILLED:
+        raise errors.InvalidRequest(f"over {MAX_FILLED} values are missing: send fewer rows at a time")
+    return {name: table[name] if name in table else np.full(rows, np.nan, spec.dtype) for name, spec in columns.items()}
+
+
+def _joined(spec: TensorSpec, columns: Tensors) -> Tensors:
+    """Columns as the matrix whose features they are, in order."""
+    counts = {len(array) for array in columns.values()}
+    for name, array in columns.items():
+        if array.ndim != 1:
+            raise errors.InvalidInput(name, f"shape {list(array.shape)} is not one value a row")
+    if len(counts) > 1:
+        told = ", ".join(f'"{name}" has {len(array)}' for name, array in list(columns.items())[:NAMES_TOLD])
+        raise errors.InvalidRequest(f"columns differ in their number of rows: {told}")
+    return {spec.name: np.stack([columns[name] for name in spec.columns], axis=1)}
+
+
+def _missing(
+    name: str, columns: Mapping[str, TensorSpec], stranger: str | None, where: str = ""
+) -> errors.InvalidInput:
+    if stranger is not None:
+        return errors.InvalidInput(
+            stranger, f'unknown, and "{name}" is missing; this signature takes {_told(columns)}', where=where
+        )
+    return errors.InvalidInput(name, f"missing; this signature takes {_told(columns)}", where=where)
+
+
+def _told(columns: Mapping[str, TensorSpec]) -> str:
+    names = ", ".join(f'"{name}"' for name in list(columns)[:NAMES_TOLD])
+    return f"{names}, ... ({len(columns)} columns)" if len(columns) > NAMES_TOLD else names
