@@ -1,6 +1,7 @@
 """ONNX models on onnxruntime. Owns sessions, providers and the mapping of ONNX types to numpy.
 
-How a model with a fixed batch of one learns to take many rows is told in :mod:`stfs.platforms.onnx_rows`.
+How a model with a fixed batch of one learns to take many rows is told in :mod:`stfs.platforms.onnx_rows`, how an old
+one is read in :mod:`stfs.platforms.onnx_opset`, how a signature file names things in :mod:`stfs.platforms.onnx_names`.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,7 +29,10 @@ from stfs.platforms.base import (
     one_line,
     usable_cores,
 )
+from stfs.platforms.onnx_names import Names, names_from
+from stfs.platforms.onnx_opset import is_old, upgraded
 from stfs.platforms.onnx_rows import free_rows, rows_agree
+from stfs.platforms.sidecar import find_sidecar
 from stfs.signature import STRING, Array, Shape, Signature, Tensors, TensorSpec, can_batch
 
 SUFFIXES = (".onnx",)
@@ -66,37 +71,65 @@ class OnnxPlatform(Platform):
         ``options.threads`` is onnxruntime's intra-op threads; 0 means as many as there are usable cores, up to 8.
         Raises :class:`LoadFailed` for ``device="cuda"`` where CUDA does not start.
         """
-        # Its wheel records events under the home directory and can send them away: nobody asked for that here.
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise PlatformMissing(self.name, self.extra, one_line(error)) from error
         file = model_file(path, SUFFIXES, NAMES)
-        wanted = providers(options.device, onnxruntime.get_available_providers())
-        if CUDA in wanted and hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()  # the CUDA libraries of pip's nvidia-* packages are on no loader path
+        return load_graph(self, file, options, None, OnnxServable, partial(names_from, find_sidecar(file, options)))
 
-        def open_session(model: str | bytes) -> Any:
-            settings = session_options(onnxruntime, options.threads, file.parent)
-            return onnxruntime.InferenceSession(model, settings, providers=wanted)
 
+def load_graph(
+    platform: Platform,
+    file: Path,
+    options: LoadOptions,
+    content: bytes | None,
+    kind: type[Loaded],
+    name: Callable[[Signature], Names],
+) -> Loaded:
+    """The model in ``file``, or the ``content`` that was made of it, as a servable of that ``kind``; blocking.
+
+    ``name`` is given the graph's own signature and says what its inputs and outputs are called here. A batch fixed to
+    one is made free where that can be shown to be right. Raises as :meth:`Platform.load` does, on behalf of
+    ``platform``.
+    """
+    # Its wheel records events under the home directory and can send them away: nobody asked for that here.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise PlatformMissing(platform.name, platform.extra, one_line(error)) from error
+    wanted = providers(options.device, onnxruntime.get_available_providers())
+    if CUDA in wanted and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # the CUDA libraries of pip's nvidia-* packages are on no loader path
+
+    def open_session(model: Path | bytes) -> Any:
+        settings = session_options(onnxruntime, options.threads, file.parent)
+        return onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model), settings, providers=wanted
+        )
+
+    source: Path | bytes = file if content is None else content
+    try:
+        session = open_session(source)
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        runtime = f"onnxruntime {onnxruntime.__version__}"
+        if content is not None or not is_old(file):
+            raise LoadFailed(f"{file}: {_why_not(error, runtime)}") from error
+        source = upgraded(file, runtime)
         try:
-            session = open_session(str(file))
-        except Exception as error:  # onnxruntime's errors share no base but Exception
-            raise LoadFailed(f"{file}: {_told(error)}") from error
-        runs_on = session.get_providers()
-        if options.device == "cuda" and CUDA not in runs_on:
-            raise LoadFailed(
-                f"{file}: device cuda was asked for, but onnxruntime runs on {', '.join(runs_on)}: "
-                'run pip install "stfs[onnx-gpu]" (and uninstall onnxruntime), and check that the driver works'
-            )
-        servable = OnnxServable(session, file)
-        if fixed_to_one(servable.signature):
-            servable = _freed(servable, file, open_session)
-        servable.runtime = f"onnxruntime {onnxruntime.__version__}, {runs_on[0]}"
-        logger.info("model %s runs on %s", options.model_name, servable.runtime)
-        return servable
+            session = open_session(source)
+        except Exception as second:
+            raise LoadFailed(f"{file}: after its upgrade to opset 7: {_why_not(second, runtime)}") from second
+    runs_on = session.get_providers()
+    if options.device == "cuda" and CUDA not in runs_on:
+        raise LoadFailed(
+            f"{file}: device cuda was asked for, but onnxruntime runs on {', '.join(runs_on)}: "
+            'run pip install "stfs[onnx-gpu]" (and uninstall onnxruntime), and check that the driver works'
+        )
+    names = name(graph_signature(session, file))
+    servable = kind(session, file, names)
+    if fixed_to_one(servable.signature):
+        servable = _freed(servable, source, open_session, names)
+    servable.runtime = f"onnxruntime {onnxruntime.__version__}, {runs_on[0]}"
+    logger.info("model %s runs on %s", options.model_name, servable.runtime)
+    return servable
 
 
 class OnnxServable(Servable):
@@ -104,15 +137,18 @@ class OnnxServable(Servable):
 
     platform = OnnxPlatform.name
 
-    def __init__(self, session: Any, file: Path) -> None:
+    def __init__(self, session: Any, file: Path, names: Names) -> None:
+        self.file = file
+        self.graph = graph_signature(session, file)
         self._session = session
         self._raised = _error_types()
-        inputs = tuple(_spec(node, file) for node in session.get_inputs())
-        outputs = tuple(_spec(node, file) for node in session.get_outputs())
-        self.signature = Signature(DEFAULT_SIGNATURE, inputs, outputs, can_batch(inputs, outputs))
+        self.signature = names.rename(self.graph)
         self.signatures = {DEFAULT_SIGNATURE: self.signature}
-        self._names = [spec.name for spec in outputs]
-        self._text_inputs = [spec.name for spec in inputs if spec.dtype == STRING]
+        self._wanted = [spec.name for spec in self.graph.outputs]
+        self._names = [spec.name for spec in self.signature.outputs]
+        self._text_inputs = [spec.name for spec in self.signature.inputs if spec.dtype == STRING]
+        pairs = zip(self.graph.inputs, self.signature.inputs, strict=True)
+        self._fed = {here.name: theirs.name for theirs, here in pairs} if names.inputs else {}
         self._edges = [_edge(node.type) for node in session.get_outputs()]
 
     def run(self, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
@@ -120,8 +156,10 @@ class OnnxServable(Servable):
         feed = inputs
         if self._text_inputs:
             feed = dict(inputs) | {name: _text(name, inputs[name]) for name in self._text_inputs}
+        if self._fed:
+            feed = {self._fed[name]: value for name, value in feed.items()}
         try:
-            values = self._session.run(self._names, feed)
+            values = self._session.run(self._wanted, feed)
         except self._raised as error:
             raise InvalidRequest(_told(error)) from error
         except Exception as error:
@@ -134,6 +172,16 @@ class OnnxServable(Servable):
     def close(self) -> None:
         """See :meth:`Servable.close`."""
         self._session = None
+
+
+Loaded = TypeVar("Loaded", bound=OnnxServable)
+
+
+def graph_signature(session: Any, file: Path) -> Signature:
+    """The inputs and outputs of a session under the graph's own names."""
+    inputs = tuple(_spec(node, file) for node in session.get_inputs())
+    outputs = tuple(_spec(node, file) for node in session.get_outputs())
+    return Signature(DEFAULT_SIGNATURE, inputs, outputs, can_batch(inputs, outputs))
 
 
 def providers(device: str, listed: Sequence[str]) -> list[str]:
@@ -161,15 +209,14 @@ def fixed_to_one(signature: Signature) -> bool:
     )
 
 
-def _freed(fixed: OnnxServable, file: Path, open_session: Callable[[bytes], Any]) -> OnnxServable:
+def _freed(fixed: Loaded, source: Path | bytes, open_session: Callable[[bytes], Any], names: Names) -> Loaded:
     """The same model taking any number of rows, if that can be shown to give the same answers; else ``fixed``."""
-    signature = fixed.signature
+    graph, file = fixed.graph, fixed.file
     try:
-        free = OnnxServable(
-            open_session(free_rows(file, [s.name for s in signature.inputs], [s.name for s in signature.outputs])), file
-        )
+        content = free_rows(source, [s.name for s in graph.inputs], [s.name for s in graph.outputs])
+        free = type(fixed)(open_session(content), file, names)
         if free.signature.batchable and rows_agree(
-            signature,
+            fixed.signature,
             lambda tensors: fixed.run(DEFAULT_SIGNATURE, tensors),
             lambda tensors: free.run(DEFAULT_SIGNATURE, tensors),
         ):
@@ -219,6 +266,21 @@ def _error_types() -> tuple[type[Exception], ...]:
     from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
     return (InvalidArgument,)
+
+
+def _why_not(error: Exception, runtime: str) -> str:
+    """Why a session does not open, and what to do where that is plain."""
+    text = " ".join(str(error).split())
+    if newer := re.search(r"Opset (\d+) is .*till opset (\d+)", text):
+        return (
+            f"Opset {newer[1]} is newer than {newer[2]}, the newest that {runtime} knows: "
+            "upgrade onnxruntime, or export the model for an older opset"
+        )
+    if newer := re.search(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)", text):
+        return f"IR version {newer[1]} is newer than {newer[2]}, the newest that {runtime} knows: upgrade onnxruntime"
+    if re.search("protobuf parsing failed|No graph was found", text, re.IGNORECASE):
+        return f"is damaged, or not an ONNX model: {_told(error)}"
+    return _told(error)
 
 
 def _told(error: Exception) -> str:

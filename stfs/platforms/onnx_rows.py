@@ -23,15 +23,18 @@ GUESS = 8  # a length to try for a dimension that may vary
 RTOL, ATOL = 1e-4, 1e-5  # float32 sums in another order
 
 
-def free_rows(file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+def free_rows(source: Path | bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     """The model with dimension 0 of ``inputs`` and ``outputs`` symbolic, and one-row reshapes made to follow it.
 
-    Blocking. Weights in external files stay there. Raises ``ImportError`` without the ``onnx`` package, and whatever
-    that raises for a file that it cannot read or write.
+    ``source`` is its file or its bytes. Blocking. Weights in external files stay there. Raises ``ImportError`` without
+    the ``onnx`` package, and whatever that raises for a file that it cannot read or write.
     """
     import onnx
 
-    model = onnx.load(str(file), load_external_data=False)
+    if isinstance(source, bytes):
+        model = onnx.load_model_from_string(source)
+    else:
+        model = onnx.load(str(source), load_external_data=False)
     graph = model.graph
     for value in (*graph.input, *graph.output):
         dims = value.type.tensor_type.shape.dim
