@@ -1,4 +1,4 @@
-"""MXNet's files: which belong together, and what a symbol's JSON tells of its inputs. Loads no library.
+"""MXNet's files: which belong together, and what a symbol's JSON tells of its inputs. Loads no library."""
 
 from __future__ import annotations
 
