@@ -19,9 +19,9 @@ from stfs import platforms
 from stfs.batcher.batcher import Batcher, BatchRecord
 from stfs.batcher.queue import Entry, Journey
 from stfs.config import ModelConfig
-from stfs.errors import LoadFailed, RequestError, SignatureNotFound
+from stfs.errors import LoadFailed, RequestError, SignatureNotFound, Unavailable
 from stfs.metrics import Metrics
-from stfs.platforms.base import LoadOptions, Servable
+from stfs.platforms.base import LoadOptions, Servable, WorkerStatus
 from stfs.platforms.loading import Hosting, open_servable
 from stfs.signature import STRING, Array, Signature, Tensors, TensorSpec
 
@@ -29,6 +29,13 @@ log = logging.getLogger("stfs.model")
 
 WARM_UP_ROWS = 2
 """Rows of the run that shows whether a signature really batches: the smallest number that can tell."""
+
+WARM_UP_TRIES = 3
+WARM_UP_WAIT_S = 60.0
+"""How often a warm-up is tried whose worker process dies, and how long it waits each time for the next one."""
+
+STUCK_RUN_S = 30.0
+"""So long a closing model waits for its last runs, if it has a worker process that can be ended without them."""
 
 MODEL_RAISES = (Exception, SystemExit)
 """What a model's own code may raise: some call ``sys.exit`` where they mean that they cannot."""
@@ -108,10 +115,23 @@ class Model:
         """Rows that a run is working on, over all signatures."""
         return sum(batcher.in_flight_rows for batcher in self._batchers.values())
 
+    @property
+    def worker(self) -> WorkerStatus | None:
+        """The worker process that it runs in, now; ``None`` if it runs in this one."""
+        return self._servable.worker_status
+
     async def close(self) -> None:
-        """Answer what was taken, stop the threads, free the framework's memory."""
-        await asyncio.gather(*(batcher.close() for batcher in self._batchers.values()))
+        """Answer what was taken, stop the threads, free the framework's memory.
+
+        A run that does not come to its end holds this up for ever, unless a worker process can be ended around it.
+        """
+        closing = asyncio.gather(*(batcher.close() for batcher in self._batchers.values()))
+        if self.worker is None:
+            await closing
+        else:
+            await asyncio.wait((closing,), timeout=STUCK_RUN_S)
         await asyncio.get_running_loop().run_in_executor(None, self._servable.close)
+        await closing
 
 
 class ModelLoader:
@@ -237,7 +257,7 @@ def _warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]
         batches = signature.batchable and batchable is not False
         one_row_runs = False
         with contextlib.suppress(*MODEL_RAISES):
-            servable.run(key, zeros(signature, 1))
+            _run_warm(servable, key, zeros(signature, 1))
             one_row_runs = True
         if batches and one_row_runs:
             batches = _keeps_rows(servable, signature)
@@ -250,7 +270,7 @@ def _warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]
 def _keeps_rows(servable: Servable, signature: Signature) -> bool:
     """Whether a run on two rows works and gives two rows in every output."""
     try:
-        outputs = servable.run(signature.name, zeros(signature, WARM_UP_ROWS))
+        outputs = _run_warm(servable, signature.name, zeros(signature, WARM_UP_ROWS))
     except MODEL_RAISES as error:
         log.info("%s takes one row but not %d, so it runs request by request: %s", signature.name, WARM_UP_ROWS, error)
         return False
@@ -258,6 +278,26 @@ def _keeps_rows(servable: Servable, signature: Signature) -> bool:
     if wrong:
         log.info("%s: output %s has no row per input row, so it runs request by request", signature.name, wrong[0])
     return not wrong
+
+
+def _run_warm(servable: Servable, signature_name: str, inputs: Tensors) -> Tensors:
+    """A run that is tried again if its worker process was away: another model there may have brought it down."""
+    for _ in range(WARM_UP_TRIES - 1):
+        try:
+            return servable.run(signature_name, inputs)
+        except Unavailable:
+            if not _comes_back(servable):
+                raise
+    return servable.run(signature_name, inputs)
+
+
+def _comes_back(servable: Servable) -> bool:
+    end_s = time.monotonic() + WARM_UP_WAIT_S
+    while (worker := servable.worker_status) is not None and time.monotonic() < end_s:
+        if worker.state not in ("starting", "restarting"):
+            return worker.state == "up"
+        time.sleep(0.02)
+    return False
 
 
 def zeros(signature: Signature, rows: int) -> Tensors:

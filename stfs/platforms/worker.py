@@ -161,6 +161,7 @@ class Worker:
         self._process: Process | None = None  # the same, from its first message on
         self._starts = 0
         self._crashes = 0
+        self._false_starts = 0
         self._problem = ""
         self._next_start_s = 0.0
         self._thread = threading.Thread(target=self._supervise, name=f"stfs {name}", daemon=True)
@@ -239,7 +240,7 @@ class Worker:
             pid = self._started.pid if self._started is not None else None
             if hosted.state in ("up", "failed", "closed"):
                 state = hosted.state
-            elif gives_up(self._crashes):
+            elif gives_up(self._false_starts):
                 state = "failed"
             else:
                 state = "restarting" if self._starts > 1 or self._crashes else "starting"
@@ -395,6 +396,7 @@ class Worker:
                 return
             self._problem = f"its worker process {how}"
             self._crashes = crashes_in_a_row(self._crashes, lived_s)
+            self._false_starts = 0 if ready else self._false_starts + 1
             delay_s = restart_delay_s(self._crashes)
             guilty, self._loading = self._loading[0] if self._loading else None, None
             for hosted in list(self._hosted.values()):

@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 
 from stfs.context import Context
 from stfs.metrics import HistogramSnapshot, ModelKey
+from stfs.web.models import worker_processes
 
 REGISTRY = web.AppKey("stfs_metrics", CollectorRegistry)
 
@@ -77,6 +78,24 @@ class _Collector:
             for v in status.versions:
                 state.add_metric([status.name, str(v.version), v.state.name], 1.0)
         yield from (ready, queued, running, state)
+        yield from self._workers()
+
+    def _workers(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("stfs_worker_up", "1 if the model can run in its worker process", labels=_MODEL)
+        restarts = CounterMetricFamily("stfs_worker_restarts", "Restarts of the model's worker process", labels=_MODEL)
+        memory = GaugeMetricFamily(
+            "stfs_worker_resident_memory_bytes",
+            "Memory in RAM of the model's worker process, which may host other models too",
+            labels=_MODEL,
+        )
+        for name, versions in self._context.registry.serving().items():
+            for version, worker in worker_processes(self._context, name, versions).items():
+                labels = [name, str(version)]
+                up.add_metric(labels, float(worker["state"] == "up"))
+                restarts.add_metric(labels, worker["restarts"])
+                if worker["resident_bytes"] is not None:
+                    memory.add_metric(labels, worker["resident_bytes"])
+        yield from (up, restarts, memory)
 
 
 def _counter(name: str, doc: str, labels: list[str], values: Mapping[Any, int]) -> Metric:

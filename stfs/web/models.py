@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import unquote
 
@@ -79,6 +81,8 @@ def detail(context: Context, status: ModelStatus) -> dict[str, Any]:
     }
     if status.problem:
         found["problem"] = status.problem
+    if workers := worker_processes(context, status.name, versions):
+        found["workers"] = {str(version): worker for version, worker in workers.items()}
     if versions:
         with context.registry.acquire(status.name) as handle:
             model = handle.model
@@ -89,6 +93,18 @@ def detail(context: Context, status: ModelStatus) -> dict[str, Any]:
             found["model_signature"] = {
                 k: found["signatures"][model.default_signature][k] for k in ("inputs", "outputs")
             }
+    return found
+
+
+def worker_processes(context: Context, name: str, versions: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """The worker process, as ``pid``, ``state``, ``restarts``, ``error`` and ``resident_bytes``, of each of a model's
+    versions that runs in one.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for version in versions:
+        with context.registry.acquire(name, version) as handle:
+            if (worker := handle.model.worker) is not None:
+                found[version] = asdict(worker)
     return found
 
 
