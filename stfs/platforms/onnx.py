@@ -278,7 +278,7 @@ def _why_not(error: Exception, runtime: str) -> str:
         )
     if newer := re.search(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)", text):
         return f"IR version {newer[1]} is newer than {newer[2]}, the newest that {runtime} knows: upgrade onnxruntime"
-    if re.search("protobuf parsing failed|No graph was found", text, re.IGNORECASE):
+    if re.search("protobuf parsing failed|No graph was found|Missing opset", text, re.IGNORECASE):
         return f"is damaged, or not an ONNX model: {_told(error)}"
     return _told(error)
 

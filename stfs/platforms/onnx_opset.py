@@ -26,19 +26,25 @@ def is_old(file: Path) -> bool:
 
 
 def opset_of(file: Path) -> int | None:
-    """The version of ONNX's operators that the model uses, 1 where it does not say; ``None`` if it is no such file."""
+    """The version of ONNX's operators that the model uses; ``None`` if the file is no such model, or does not say.
+
+    Before the third version of its format, ONNX had one set of operators and files did not say: that is 1.
+    """
     try:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            found, graph = 1, False
+            ir_version, graph, found = 0, False, None
             for number, value in _fields(content, 0, len(content)):
                 graph |= number == 7
-                if number == 8 and isinstance(value, range):
+                if number == 1 and isinstance(value, int):
+                    ir_version = value
+                elif number == 8 and isinstance(value, range):
                     entry = dict(_fields(content, value.start, value.stop))
-                    domain = entry.get(1, range(0))
-                    named = content[domain.start : domain.stop] if isinstance(domain, range) else b""
-                    version = entry.get(2, 1)
+                    domain, version = entry.get(1, range(0)), entry.get(2, 1)
+                    named = content[domain.start : domain.stop] if isinstance(domain, range) else b"?"
                     if named in (b"", b"ai.onnx") and isinstance(version, int):
                         found = version
+            if found is None and ir_version < 3:
+                found = 1
             return found if graph else None
     except (OSError, ValueError, IndexError):
         return None

@@ -40,7 +40,8 @@ class Node:
         self.proto = proto
         self.inputs = list(proto.input)
         self.outputs = list(proto.output)
-        self.attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
+        self._read = {a.name: (a, onnx.helper.get_attribute_value(a)) for a in proto.attribute}
+        self.attributes: dict[str, Any] = {name: value for name, (_, value) in self._read.items()}
 
     def text(self, name: str, default: str = "") -> str:
         """An attribute that is text."""
@@ -57,11 +58,9 @@ class Node:
             domain=self.proto.domain,
             doc_string=self.proto.doc_string,
         )
-        kept = {a.name: a for a in self.proto.attribute}
         for name, value in self.attributes.items():
-            old = kept.get(name)
-            if old is not None and self.onnx.helper.get_attribute_value(old) == value:
-                node.attribute.append(old)  # as it was: an empty list has no type to make it anew with
+            if name in self._read and self._read[name][1] is value:
+                node.attribute.append(self._read[name][0])  # as it was: an empty list has no type to make it anew with
             else:
                 node.attribute.append(self.onnx.helper.make_attribute(name, value))
         return node
