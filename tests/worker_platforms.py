@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -48,6 +49,8 @@ class UnrulyPlatform(Platform):
             raise LoadFailed(f"{path}: it is broken")
         if said.get("bug"):
             raise ZeroDivisionError("a bug in the adapter")
+        if "child" in said:
+            Path(said["child"]).write_text(str(subprocess.Popen(["sleep", "600"]).pid))
         if said.get("print"):
             print(said["print"], flush=True)
         if "abort_unless" in said and not Path(said["abort_unless"]).exists():

@@ -150,10 +150,9 @@ def find_platform(where: str) -> Platform:
     module, _, name = where.partition(":")
     try:
         made = getattr(importlib.import_module(module), name)()
-    except ImportError as error:
-        raise LoadFailed(
-            f"platform {where} does not import in the worker process ({sys.executable}): {one_line(error)}"
-        ) from error
+    except (ImportError, AttributeError) as error:
+        told = f"platform {where} does not import in the worker process ({sys.executable}): {one_line(error)}"
+        raise LoadFailed(told) from error
     if not isinstance(made, Platform):
         raise LoadFailed(f"{where} is not a Platform")
     return made

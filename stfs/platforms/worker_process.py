@@ -65,6 +65,7 @@ class Process:
                     stderr=subprocess.STDOUT,
                     pass_fds=(theirs.fileno(),),
                     env=_environment(python),
+                    process_group=0,  # so that the terminal's signals pass it by, and what it starts ends with it
                 )
             except BaseException:
                 ours.close()
@@ -160,6 +161,8 @@ class Process:
             why = why or "closed its connection without ending"
             self._popen.kill()
             self._popen.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # what it started, and did not end
         if not self._at_end:
             self._read_answers()  # those that were on their way when it died
         self._read_output()

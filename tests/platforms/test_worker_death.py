@@ -1,5 +1,6 @@
 """Worker processes that die, hang or print nonsense: who is told what, what comes back, what is left behind."""
 
+import ast
 import gc
 import os
 import signal
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from worker_platforms import GroupedPlatform, Unruly, UnrulyPlatform, wait_for, write_model
 
 from stfs.errors import ConfigError, LoadFailed, Unavailable
-from stfs.platforms import worker as worker_module
+from stfs.platforms import worker_start, worker_supervisor
 from stfs.platforms.base import LoadOptions
 from stfs.platforms.loading import Hosting, open_servable
 
@@ -48,6 +49,14 @@ def is_alive(pid):
     except ProcessLookupError:
         return False
     return True
+
+
+def runs(pid):
+    """Whether it is there and no zombie: what has lost its parent is for init to reap."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def answers(servable):
@@ -125,8 +134,8 @@ def test_a_model_that_kills_its_worker_while_it_loads(tmp_path, opened):
 
 
 def test_a_model_that_keeps_killing_its_worker_is_failed_but_tried_again(tmp_path, opened, monkeypatch):
-    monkeypatch.setattr(worker_module, "restart_delay_s", lambda crashes: 0.01)
-    monkeypatch.setattr(worker_module, "LONGEST_DELAY_S", 0.5)
+    monkeypatch.setattr(worker_supervisor, "restart_delay_s", lambda crashes: 0.01)
+    monkeypatch.setattr(worker_supervisor, "LONGEST_DELAY_S", 0.5)
     may_load = tmp_path / "may_load"
     may_load.touch()
     servable = opened(write_model(tmp_path, abort_unless=may_load))
@@ -143,7 +152,7 @@ def test_a_model_that_keeps_killing_its_worker_is_failed_but_tried_again(tmp_pat
 
 
 def test_a_model_that_kills_a_shared_worker_leaves_it_to_the_others(tmp_path, opened, monkeypatch):
-    monkeypatch.setattr(worker_module, "restart_delay_s", lambda crashes: 0.01)
+    monkeypatch.setattr(worker_supervisor, "restart_delay_s", lambda crashes: 0.01)
     may_load = tmp_path / "may_load"
     may_load.touch()
     guilty = opened(write_model(tmp_path, "guilty", abort_unless=may_load), GroupedPlatform(), Hosting())
@@ -192,8 +201,8 @@ def test_a_model_whose_file_is_away_comes_back_with_it(tmp_path, opened):
 
 
 def test_a_stuck_run_does_not_hold_up_closing(tmp_path, opened, monkeypatch):
-    monkeypatch.setattr(worker_module, "END_LIMIT_S", 0.2)
-    monkeypatch.setattr(worker_module, "CLOSE_LIMIT_S", 0.2)
+    monkeypatch.setattr(worker_supervisor, "END_LIMIT_S", 0.2)
+    monkeypatch.setattr(worker_supervisor, "CLOSE_LIMIT_S", 0.2)
     alone = opened(write_model(tmp_path, "alone", started=tmp_path / "1"))
     shared = opened(write_model(tmp_path, "shared", started=tmp_path / "2"), GroupedPlatform(), Hosting())
     other = opened(write_model(tmp_path, "other"), GroupedPlatform(), Hosting())
@@ -211,6 +220,20 @@ def test_a_stuck_run_does_not_hold_up_closing(tmp_path, opened, monkeypatch):
     assert other.run(SIGNATURE, order(1.0))["y"] == 2.0
 
 
+def test_what_a_worker_started_ends_with_it(tmp_path, opened):
+    child = tmp_path / "child"
+    servable = opened(write_model(tmp_path, child=child))
+    first = int(child.read_text())
+    os.kill(servable.worker_status.pid, signal.SIGKILL)
+    until(lambda: not runs(first), "the end of its child")
+    answers(servable)
+    second = int(child.read_text())
+    assert second != first
+    assert runs(second)
+    servable.close()
+    until(lambda: not runs(second), "the end of its second child")
+
+
 def test_signals_of_the_terminal_do_not_end_a_worker(tmp_path, opened):
     servable = opened(write_model(tmp_path))
     pid = servable.worker_status.pid
@@ -220,7 +243,7 @@ def test_signals_of_the_terminal_do_not_end_a_worker(tmp_path, opened):
 
 
 def test_a_worker_that_never_gets_ready_is_ended(tmp_path, opened, monkeypatch):
-    monkeypatch.setattr(worker_module, "START_LIMIT_S", 0.5)
+    monkeypatch.setattr(worker_supervisor, "START_LIMIT_S", 0.5)
     slow = tmp_path / "python"
     slow.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\necho is slow\nexec sleep 600\n")
     slow.chmod(0o755)
@@ -245,6 +268,16 @@ def test_interpreters_that_will_not_do(tmp_path, opened):
     broken.chmod(0o755)
     with pytest.raises(LoadFailed, match="does not start"):
         opened(model, hosting=Hosting(python=str(broken)))
+
+
+def test_an_old_python_is_told_to_be_too_old(tmp_path):
+    """By the file that it is started with, which it must be able to read for that."""
+    source = Path(worker_start.__file__).read_text()
+    ast.parse(source, feature_version=(3, 4))
+    (tmp_path / "start.py").write_text(source.replace("OLDEST = (3, 11)", "OLDEST = (9, 9)"))
+    done = subprocess.run([sys.executable, tmp_path / "start.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("a worker process needs Python 9.9 or newer, and /")
 
 
 @pytest.mark.slow
