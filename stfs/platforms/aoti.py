@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stfs.errors import LoadFailed, ModelFailed, RequestError
-from stfs.platforms.aoti_source import Compiled, compiled_inputs
+from stfs.platforms.aoti_source import Compiled, check_libraries, compiled_inputs
 from stfs.platforms.base import DEFAULT_SIGNATURE, LoadOptions, Servable, one_line
 from stfs.platforms.probe import PROBE_ROWS, seen_outputs
 from stfs.platforms.row_range import RowRange, run_in_range
@@ -47,6 +47,7 @@ class AotiServable(Servable):
         name = _model_name(file)
         metadata = _metadata(file, name)
         self._device = _device(file, metadata, device, options)
+        check_libraries(file, name)
         self._loader = _loader(torch, file, name)
         tree = torch.utils._pytree
         in_spec, self._out_spec = (tree.treespec_loads(text) for text in self._loader.get_call_spec())
@@ -154,13 +155,17 @@ def _device(file: Path, metadata: Mapping[str, str], device: str, options: LoadO
     machine = metadata.get("AOTI_MACHINE", "")
     if machine and machine != platform.machine():
         raise LoadFailed(f"{file}: was compiled for {machine}, and this machine is {platform.machine()}")
-    flags = _cpu_flags()
-    lacking = [isa for isa in metadata.get("AOTI_CPU_ISA", "").split() if flags and CPU_FLAGS.get(isa, "") not in flags]
-    if lacking := [isa for isa in lacking if isa in CPU_FLAGS]:
-        raise LoadFailed(
-            f"{file}: was compiled for a processor with {lacking[0]}, which this one lacks: compile it here"
-        )
+    if lacking := cpu_lacks(metadata.get("AOTI_CPU_ISA", ""), _cpu_flags()):
+        raise LoadFailed(f"{file}: was compiled for a processor with {lacking}, which this one lacks: compile it here")
     return made_for
+
+
+def cpu_lacks(wanted: str, flags: set[str]) -> str:
+    """The first instruction set of ``wanted``, as torch names them, that is not in ``flags``; empty if all are.
+
+    What is not known here counts as there, and so does everything where there are no ``flags`` to read.
+    """
+    return next((isa for isa in wanted.split() if flags and CPU_FLAGS.get(isa, "") not in {"", *flags}), "")
 
 
 def _cpu_flags() -> set[str]:
