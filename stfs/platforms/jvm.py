@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 _starting = threading.Lock()
 _attached = threading.local()
 _started: tuple[int, frozenset[Path]] | None = None
+_library: Path | None = None
 
 
 def start(platform: str, extra: str, package: str, heap_bytes: int) -> Any:
@@ -50,7 +51,7 @@ def start(platform: str, extra: str, package: str, heap_bytes: int) -> Any:
     Raises :class:`PlatformMissing` where JPype, the package or Java itself is missing, and :class:`LoadFailed` if the
     JVM does not start.
     """
-    global _started
+    global _started, _library
     try:
         import jpype
     except ImportError as error:
@@ -63,6 +64,7 @@ def start(platform: str, extra: str, package: str, heap_bytes: int) -> Any:
             library = find_library(platform, extra, jpype)
             everything = frozenset(jar for name in JARS for jar in jars(name))
             _start(jpype, library, everything, heap_bytes)
+            _library = library.resolve()
             _started = heap_bytes, everything
         elif _started[0] != heap_bytes:
             logger.warning(
@@ -104,9 +106,14 @@ def java_release(library: Path) -> int | None:
     return None
 
 
-def home(library: Path) -> Path:
-    """The folder of the Java runtime that ``library`` is part of, whose ``bin`` holds its programs."""
-    return next((folder for folder in library.resolve().parents if (folder / "bin").is_dir()), library.parent)
+def program(name: str) -> Path | None:
+    """``java`` or ``javac`` of the Java that runs here, else of the PATH; ``None`` where it has none."""
+    homes = [folder for folder in _library.parents if (folder / "bin").is_dir()] if _library else []
+    for home in homes[:1]:
+        if (home / "bin" / name).is_file():
+            return home / "bin" / name
+    found = shutil.which(name)
+    return Path(found) if found else None
 
 
 def _libraries(jpype: Any) -> Iterator[Path]:
