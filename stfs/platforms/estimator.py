@@ -41,39 +41,27 @@ def parts(estimator: Any) -> Iterator[Any]:
             waiting.extend(vars(thing).values())
 
 
-def prepare(estimator: Any, n_jobs: int) -> tuple[str, ...]:
+def prepare(estimator: Any, n_jobs: int, frames: bool = False) -> tuple[str, ...]:
     """Make a fitted estimator fit for serving, in place; return the names of its features, if it knows them.
 
-    ``n_jobs`` is set wherever there is one. Frames between steps become plain arrays, and names of features are taken
-    away: they serve only to warn, at every request, that an array has none.
+    ``n_jobs`` is set wherever there is one. Unless it will be given ``frames``, those between steps become plain
+    arrays, and names of features are taken away: they serve only to warn, at every request, that an array has none.
     """
     names = tuple(str(name) for name in getattr(estimator, "feature_names_in_", ()))
     for part in parts(estimator):
         state = vars(part)
         if "n_jobs" in state:
             part.n_jobs = n_jobs
+        if frames:
+            continue
         if "_sklearn_output_config" in state:
             state["_sklearn_output_config"] = {}
         state.pop("feature_names_in_", None)
     return names
 
 
-def fitted_on_text(estimator: Any) -> str | None:
-    """The name of a part that learnt from strings (an encoder of text columns, a vectorizer); ``None`` if none did."""
-    for part in parts(estimator):
-        state = vars(part)
-        if "vocabulary_" in state:
-            return type(part).__name__
-        categories = state.get("categories_", ())
-        for values in categories if isinstance(categories, list | tuple) else ():
-            array = np.asarray(values)
-            if array.dtype.kind in "US" or any(isinstance(v, str | bytes) for v in array.ravel().tolist()):
-                return type(part).__name__
-    return None
-
-
-def plan(estimator: Any) -> Callable[[Array], Values]:
-    """A function from float64 rows to every output of the estimator, by name.
+def plan(estimator: Any) -> Callable[[Any], Values]:
+    """A function from rows, as the estimator takes them, to every output of the estimator, by name.
 
     It may be called on many threads at once, and raises what scikit-learn raises: ``ValueError`` for values that the
     estimator does not take. Floating-point warnings, as of the logarithm of 0, are the caller's to silence.
@@ -86,7 +74,7 @@ def plan(estimator: Any) -> Callable[[Array], Values]:
             finish = plan(last)
             transforms = [step.transform for step in before if step not in (None, "passthrough")]
 
-            def through(data: Array) -> Values:
+            def through(data: Any) -> Values:
                 for transform in transforms:
                     data = transform(data)
                 return finish(data)
@@ -102,7 +90,7 @@ def plan(estimator: Any) -> Callable[[Array], Values]:
     if logs:
         del methods["predict_log_proba"]
 
-    def each(data: Array) -> Values:
+    def each(data: Any) -> Values:
         values = _by_target({name: method(data) for name, method in methods.items()})
         if logs:
             values["predict_log_proba"] = np.log(values["predict_proba"])

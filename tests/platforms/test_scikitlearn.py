@@ -149,7 +149,9 @@ def test_missing_values_go_where_the_trees_send_them(tmp_path):
     x, y, _ = modelzoo.iris()
     x = x.copy()
     x[::7, 2] = np.nan
-    assert_serves(RandomForestClassifier(5, random_state=0).fit(x, y), x, tmp_path)
+    servable = assert_serves(RandomForestClassifier(5, random_state=0).fit(x, y), x, tmp_path)
+    assert servable.signatures[S].inputs[0].nullable
+    assert not load(modelzoo.sklearn_logistic(tmp_path / "logistic")).signatures[S].inputs[0].nullable
 
 
 @pytest.mark.parametrize("kind", ["RandomForestClassifier", "ExtraTreesClassifier", "DecisionTreeClassifier"])
@@ -231,6 +233,7 @@ def test_names_of_features_are_told_and_no_request_warns(tmp_path):
         outputs = servable.run(S, {"data": x})
     assert_same(outputs["predict_proba"], want)
     assert servable.signatures[S].inputs[0].doc == "sl, sw, pl, pw"
+    assert servable.signatures[S].inputs[0].columns == ("sl", "sw", "pl", "pw")
 
 
 def test_n_jobs_is_set_everywhere(tmp_path):
@@ -257,24 +260,6 @@ def test_values_that_the_estimator_refuses(tmp_path, make, value):
     with pytest.raises(InvalidInput, match='input "data": Input X contains') as caught:
         servable.run(S, {"data": x})
     assert "\n" not in str(caught.value)
-
-
-def test_text_columns_are_refused(tmp_path):
-    from sklearn.compose import ColumnTransformer
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder
-
-    colours = np.array([["red", "1"], ["blue", "2"], ["red", "3"]], object)
-    encoder = OneHotEncoder(handle_unknown="ignore")
-    columns = ColumnTransformer([("colour", encoder, [0])])
-    by_column = make_pipeline(columns, LogisticRegression()).fit(colours, [0, 1, 0])
-    with pytest.raises(LoadFailed, match="OneHotEncoder was fitted on strings"):
-        served(by_column, tmp_path / "columns")
-    by_word = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(["good one", "bad one"], [1, 0])
-    with pytest.raises(LoadFailed, match="TfidfVectorizer was fitted on strings"):
-        served(by_word, tmp_path / "words")
 
 
 def test_what_is_not_a_fitted_estimator(tmp_path):
@@ -316,15 +301,24 @@ def test_skops_loads_no_type_that_is_not_trusted(tmp_path):
     x, y, _ = modelzoo.iris()
     model = LinearRegression().fit(x, y)
     model.extra_ = Untrusted()
-    with pytest.raises(LoadFailed, match=r"types that are not trusted: .*Untrusted"):
+    name = f"{Untrusted.__module__}.Untrusted"
+    with pytest.raises(
+        LoadFailed, match=rf"types that are not trusted: {name}; trust them with --trusted_types={name}"
+    ):
         served(model, tmp_path, ".skops")
 
 
-def test_skops_trees_are_refused_by_name(tmp_path):
+def test_skops_trees_are_refused_by_name_and_taken_once_trusted(tmp_path):
     """skops holds stored tree nodes for a danger to memory, since they index it unchecked."""
+    import joblib
+
     modelzoo.sklearn_forest(tmp_path, ".skops")
     with pytest.raises(LoadFailed, match=r"types that are not trusted: sklearn\.tree\._tree\.Tree"):
         load(tmp_path)
+    servable = load(tmp_path, trusted_types=("sklearn.tree._tree.Tree", "no.such.Type"))
+    estimator = joblib.load(modelzoo.sklearn_forest(tmp_path / "joblib"))
+    x = modelzoo.digits()[0][:9]
+    assert_same(servable.run(S, {"data": x})["predict_proba"], estimator.predict_proba(x))
 
 
 def test_another_version_that_loads_is_told_in_the_log(tmp_path, caplog):
@@ -338,6 +332,27 @@ def test_another_version_that_loads_is_told_in_the_log(tmp_path, caplog):
     x = modelzoo.iris()[0]
     assert_same(servable.run(S, {"data": x})["predict"], modelzoo_logistic_answers(x))
     assert f"was saved by scikit-learn {other.decode()}, and this is {sklearn.__version__}" in caplog.text
+
+
+def test_another_version_that_loads_and_does_not_run_names_both_versions(tmp_path):
+    import sklearn
+    from sklearn.linear_model import LinearRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y, _ = modelzoo.iris()
+    pipeline = make_pipeline(StandardScaler(), LinearRegression()).fit(x, y)
+    del pipeline.steps[1][1].coef_
+    path = modelzoo.save_estimator(pipeline, tmp_path, ".pkl")
+    here = sklearn.__version__.encode()
+    other = b"1.0." + b"9" * (len(here) - 4)
+    path.write_bytes(path.read_bytes().replace(here, other))
+    with pytest.raises(LoadFailed) as caught:
+        load(tmp_path)
+    told = str(caught.value)
+    assert told.startswith(f"{path}: Pipeline does not take what it was fitted on (data float64): ")
+    assert "coef_" in told
+    assert f"saved by scikit-learn {other.decode()}, and this is {sklearn.__version__}: install" in told
 
 
 def modelzoo_logistic_answers(x):
