@@ -395,6 +395,22 @@ def test_an_input_that_is_not_described(tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_numbers_as_caffe2_and_as_newer_writers_lay_them(tmp_path, packed):
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    numbers = np.array([1.5, -2.0, 3.25], "<f4")
+    floats = field(5, numbers.tobytes()) if packed else b"".join(b"\x2d" + v.tobytes() for v in numbers)
+    ints = field(6, b"\x03\x01") if packed else b"\x30\x03\x30\x01"
+    op = field(2, b"w") + field(4, b"GivenTensorFill")
+    op += field(5, field(1, b"values") + floats) + field(5, field(1, b"shape") + ints)
+    (tmp_path / "init_net.pb").write_bytes(field(2, op))
+    (arguments,) = (op.args for op in read_net(tmp_path / "init_net.pb").operators)
+    np.testing.assert_array_equal(arguments.values("values", np.dtype("float32")), numbers)
+    assert arguments.integers("shape") == [3, 1]
+
+
 def test_other_messages_called_caffe2_do_no_harm(tmp_path, python):
     two_layers(tmp_path)
     code = """
