@@ -26,7 +26,7 @@ from typing import Any
 from stfs.errors import LoadFailed, RequestError
 from stfs.platforms.base import Servable
 from stfs.platforms.probe import zeros
-from stfs.platforms.user_arrays import BrokenPromise, arrays, copies, require_rows
+from stfs.platforms.user_arrays import BrokenPromise, arrays, copies, require_rows, tells_at_load
 from stfs.platforms.user_code import UserCode
 from stfs.platforms.user_signature import declared
 from stfs.signature import Array, Signature, Tensors
@@ -35,6 +35,10 @@ NAME = "processing.py"
 MARSHALLED = ("preprocess_function.marshal", "postprocess_function.marshal")
 # An entry of the map collection_def in a MetaGraphDef (meta_graph.proto): the key, then a value with a bytes_list.
 COLLECTION = re.compile(rb"\x0a(?:\x13|\x14)(preprocess_function|postprocess_function)\x12[\x80-\xff]*[\x00-\x7f]\x12")
+HINT = (
+    f"if clients are to see something else than the model has, say it in {NAME}: "
+    'signature = {"inputs": [...], "outputs": [{"name": ..., "dtype": ..., "shape": ...}]}'
+)
 
 logger = logging.getLogger(__name__)
 
@@ -141,15 +145,12 @@ def _try(wrapped: ProcessedServable, file: Path) -> None:
     for name, signature in wrapped.signatures.items():
         try:
             wrapped.run(name, zeros(signature.inputs, 1))
-        except BrokenPromise as error:
-            raise LoadFailed(
-                f"{file.parent / str(error)}; where they differ from the model's, say in {file.name}: "
-                f'signature = {{"inputs": [...], "outputs": [{{"name": ..., "dtype": ..., "shape": ...}}]}}'
-            ) from error
-        except RequestError as error:
-            logger.info("%s: a first run on zeros failed: %s", file, error)
-        except (Exception, SystemExit) as error:  # a model may raise anything, and zeros may mean nothing to it
-            logger.info("%s: a first run on zeros failed: %r", file, error)
+        except (Exception, SystemExit) as error:  # a model may raise anything
+            if isinstance(error, BrokenPromise) and tells_at_load(error, signature.inputs):
+                raise LoadFailed(f"{file.parent / str(error)}; {HINT}") from error
+            logger.info(
+                "%s: a first run on zeros failed: %s", file, error if isinstance(error, RequestError) else repr(error)
+            )
 
 
 def _bytecode(folder: Path) -> str:

@@ -44,7 +44,7 @@ from stfs.platforms.base import (
 from stfs.platforms.probe import zeros
 from stfs.platforms.processing import NAME as PROCESSING
 from stfs.platforms.sidecar import example_sidecar, find_sidecar
-from stfs.platforms.user_arrays import BrokenPromise, arrays, copies, require_rows
+from stfs.platforms.user_arrays import BrokenPromise, arrays, copies, require_rows, tells_at_load
 from stfs.platforms.user_code import UserCode
 from stfs.platforms.user_signature import declared
 from stfs.signature import Array, Signature, Tensors, can_batch
@@ -143,9 +143,9 @@ class PythonServable(Servable):
         for name, signature in self.signatures.items():
             try:
                 self.run(name, zeros(signature.inputs, 1))
-            except BrokenPromise as error:
-                raise LoadFailed(f"{self._code.file.parent / str(error)}") from error
             except RequestError as error:
+                if isinstance(error, BrokenPromise) and tells_at_load(error, signature.inputs):
+                    raise LoadFailed(f"{self._code.file.parent / str(error)}") from error
                 logger.info("%s: a first run on zeros failed: %s", self._code.file, error)
 
 

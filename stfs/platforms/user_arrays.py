@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,18 @@ class BrokenPromise(ModelFailed):
     """A function returned something else than its signature says."""
 
 
+class WrongNames(BrokenPromise):
+    """A function returned no dict, or one with other names: so it does for any request."""
+
+
+def tells_at_load(error: BrokenPromise, inputs: Iterable[TensorSpec]) -> bool:
+    """Whether what a function returned for zeros proves that it does not fit.
+
+    Shapes and dtypes do not where an input is text: what is made of an empty text may be empty.
+    """
+    return isinstance(error, WrongNames) or all(spec.dtype != STRING or spec.values for spec in inputs)
+
+
 def arrays(returned: Any, specs: tuple[TensorSpec, ...], whose: str) -> Tensors:
     """What a user's function returned, as the tensors that ``specs`` promise, in that order, in memory of their own.
 
@@ -23,11 +35,11 @@ def arrays(returned: Any, specs: tuple[TensorSpec, ...], whose: str) -> Tensors:
     ``model.py: predict``.
     """
     if not isinstance(returned, Mapping):
-        raise BrokenPromise(f"{whose} returned {type(returned).__name__}, not a dict from name to array")
+        raise WrongNames(f"{whose} returned {type(returned).__name__}, not a dict from name to array")
     promised = {spec.name for spec in specs}
     if set(returned) != promised:
         have, want = (", ".join(sorted(f'"{name}"' for name in names)) or "nothing" for names in (returned, promised))
-        raise BrokenPromise(f"{whose} returned {have} where its signature says {want}")
+        raise WrongNames(f"{whose} returned {have} where its signature says {want}")
     return {spec.name: _array(returned[spec.name], spec, whose) for spec in specs}
 
 

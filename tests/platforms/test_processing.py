@@ -7,6 +7,7 @@ import weakref
 
 import numpy as np
 import pytest
+from running import run_cli, running
 
 from stfs.errors import InvalidInput, InvalidRequest, LoadFailed, ModelFailed
 from stfs.platforms.base import Servable
@@ -234,11 +235,11 @@ def test_a_signature_that_is_not_spoken_of_is_not_served(around, caplog):
         ),
         (
             "def preprocess(i): return {'wrong': i['x']}\n",
-            r'/processing\.py: preprocess returned "wrong" where its signature says "x"; where they differ .*say in',
+            r'/processing\.py: preprocess returned "wrong" where its signature says "x"; if clients .*say it in',
         ),
         (
             "def postprocess(o): return {'label': o['y']}\n",
-            r'/processing\.py: postprocess returned "label" where its signature says "y"; where they differ',
+            r'/processing\.py: postprocess returned "label" where its signature says "y"; if clients',
         ),
         ("def postprocess(o): return [1]\n", "postprocess returned list, not a dict"),
         ("def postprocess(o): return {'y': o['y'][:, :1]}\n", r'"y": shape \[1, 1\] does not match \[\?, 2\]'),
@@ -253,6 +254,16 @@ def test_a_file_that_does_not_fit_is_told_at_load(around, source, problem):
     assert "\n" not in str(caught.value)
     assert model.closed == 0
     assert not [name for name in sys.modules if name.startswith("stfs_user_processing")]
+
+
+def test_what_is_made_of_an_empty_text_proves_nothing(around):
+    servable = around(
+        "import numpy as np\nsignature = {'inputs': [{'name': 'text', 'dtype': 'string', 'shape': [None]}]}\n"
+        "def preprocess(i): return {'x': np.array([[float(n) for n in text.split()] for text in i['text']])}\n"
+    )
+    assert servable.run(S, texts(b"1 2"))["y"].tolist() == [[2, 4]]
+    with pytest.raises(ModelFailed, match=r'preprocess: "x": shape \[1, 3\] does not match \[\?, 2\]'):
+        servable.run(S, texts(b"1 2 3"))
 
 
 def test_whole_numbers_that_do_not_fit_are_refused_not_wrapped(around):
@@ -355,3 +366,40 @@ def test_bytecode_inside_a_saved_model_is_refused(tmp_path, size):
     assert find_processing(tmp_path) is None
     (tmp_path / "saved_model.pb").write_bytes(b"")
     assert find_processing(tmp_path) is None
+
+
+@pytest.mark.slow
+def test_it_is_served_around_a_model(tmp_path):
+    pytest.importorskip("onnxruntime")
+    import simple_models
+
+    simple_models.write_linear(tmp_path / "1")
+    (tmp_path / "1" / "processing.py").write_text(
+        "import numpy as np\n"
+        "signature = {'inputs': [{'name': 'text', 'dtype': 'string', 'shape': [None]}],"
+        " 'outputs': [{'name': 'total', 'shape': [None]}]}\n"
+        "def preprocess(inputs):\n"
+        "    return {'x': np.array([[float(n) for n in text.split()] for text in inputs['text']])}\n"
+        "def postprocess(outputs):\n    return {'total': outputs['y'].sum(1)}\n"
+    )
+    with running(f"--model_base_path={tmp_path}") as server:
+        body = {"instances": ["1 2 3", "4 5 6"]}
+        answer = server.post("/v1/models/default:predict", body)
+        assert answer.json == {"predictions": [12.0, 30.0]}, answer.body
+        refused = server.post("/v1/models/default:predict", {"instances": ["1 2 three"]})
+        assert refused.status == 400
+        assert refused.error.endswith("could not convert string to float: b'three'")
+        assert "batches" in server.log()
+
+
+@pytest.mark.slow
+def test_bytecode_stops_the_server_with_the_way_on(tmp_path):
+    pytest.importorskip("onnxruntime")
+    import simple_models
+
+    simple_models.write_linear(tmp_path / "1")
+    (tmp_path / "1" / "preprocess_function.marshal").write_bytes(b"\xe3")
+    done = run_cli("serve", f"--model_base_path={tmp_path}", "--port=0")
+    assert done.returncode == 2
+    assert "preprocess_function.marshal: holds a function as bytecode" in done.stderr
+    assert "processing.py" in done.stderr

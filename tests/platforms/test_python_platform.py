@@ -8,6 +8,7 @@ import weakref
 
 import numpy as np
 import pytest
+from running import running
 
 from stfs.errors import InvalidRequest, LoadFailed, ModelFailed
 from stfs.platforms import detect, find
@@ -377,3 +378,30 @@ def test_code_that_serves_another_platforms_file_is_not_passed_over(tmp_path):
     (tmp_path / "weights.joblib").write_bytes(b"")
     with pytest.raises(LoadFailed, match="python and of scikitlearn; say which"):
         detect(tmp_path)
+
+
+@pytest.mark.slow
+def test_it_is_served_from_a_process_of_its_own(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "helper.py").write_text("import os\npid = os.getpid()\n")
+    (tmp_path / "1" / "model.py").write_text(
+        "import helper\nimport numpy as np\n"
+        "signature = {'inputs': [{'name': 'x', 'shape': [None, 2]}],"
+        " 'outputs': [{'name': 'y', 'shape': [None]}, {'name': 'pid', 'dtype': 'int64', 'shape': [None]}]}\n"
+        "def predict(inputs):\n"
+        "    if (inputs['x'] < 0).any(): raise ValueError('x is negative')\n"
+        "    if (inputs['x'] == 7).any(): raise KeyError('seven')\n"
+        "    return {'y': inputs['x'].sum(1), 'pid': np.full(len(inputs['x']), helper.pid)}\n"
+    )
+    with running(f"--model_base_path={tmp_path}") as server:
+        answer = server.post("/", {"data": {"x": [[1, 2], [3, 4]]}})
+        assert answer.json["y"] == [3.0, 7.0], answer.body
+        assert set(answer.json["pid"]).isdisjoint({server.process.pid})
+        refused = server.post("/", {"data": {"x": [[-1, 2]]}})
+        assert refused.status == 400
+        assert refused.error.endswith("x is negative")
+        failed = server.post("/", {"data": {"x": [[7, 2]]}})
+        assert failed.status == 500
+        assert "model.py:6: KeyError: 'seven'" in failed.error
+        assert server.post("/", {"data": {"x": [[1, 2]]}}).json["y"] == [3.0]
+    assert {path.name for path in (tmp_path / "1").iterdir()} == {"helper.py", "model.py"}
