@@ -1,4 +1,4 @@
-"""docs/platforms/adding-a-platform.md is true: its package is installed by pip, found by its entry point, and served."""
+"""docs/platforms/adding-a-platform.md is true: its package is installed by pip, found by its entry point and served."""
 
 from __future__ import annotations
 
