@@ -105,7 +105,7 @@ def fake(monkeypatch):
 
 
 def loader(metrics=None, **settings):
-    config = ModelConfig("m", FILE, **settings)
+    config = ModelConfig("m", FILE, **{"calibrate": False, **settings})
     made = ModelLoader(metrics or Metrics())
     made.configure([config])
     return made
@@ -161,6 +161,18 @@ def test_zeros_have_the_rows_asked_for_and_one_of_each_other_open_dimension(shap
     for array in made.values():
         assert array.dtype == np.dtype(dtype)
         assert all(value == (b"" if array.dtype == STRING else 0) for value in array.ravel().tolist())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "first"),
+    [("object", ("b", "a"), b"b"), ("int64", ("3", "1"), 3), ("float32", ("0.5",), 0.5), ("bool", ("true",), False)],
+)
+def test_zeros_of_a_category_are_its_first_value(dtype, values, first):
+    taking = signature(inputs=(TensorSpec("c", np.dtype(dtype), (None,), values=values),))
+    made = zeros(taking, 2)
+    assert made["c"].tolist() == [first, first]
+    assert made["c"].dtype == np.dtype(dtype)
+    assert taking.bind(made)["c"] is made["c"]
 
 
 @pytest.mark.parametrize("shape", [(), None, (None,), (None, 3), (2, None)])

@@ -13,22 +13,18 @@ each of them also as the value of a key ``data``. A column that may have missing
 signature does not know (the response, in a record from the training data) are passed over, unless a column that it does
 know is missing: then one is likely a misspelling of the other.
 
-Must not live here: which keys of a body hold the data, and sparse rows (``libsvm``).
+Must not live here: which keys of a body hold the data, how columns are filled (``columns``), sparse rows (``libsvm``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
-
-import numpy as np
+from collections.abc import Container, Mapping
 
 from stfs import codec, errors
 from stfs.protocols import libsvm
+from stfs.protocols.columns import Index, RowObjects, filled_up, joined, missing, row_order, told
 from stfs.protocols.request import first_key, is_base64_value, new_column, only_input, read_tensor
-from stfs.signature import MAX_FILLED, STRING, Array, Signature, Tensors, TensorSpec
-
-NAMES_TOLD = 20
-"""Columns that an error lists."""
+from stfs.signature import STRING, Array, Signature, Tensors, TensorSpec
 
 
 def read_data(reader: codec.Reader, body: bytes, signature: Signature, *, inner: bool = False) -> Tensors:
@@ -61,72 +57,6 @@ def _is_base64(body: bytes, position: int, signature: Signature) -> bool:
     """Whether the object at ``position`` is a string for the only input, where no input is named by its keys."""
     is_text = len(signature.inputs) == 1 and signature.inputs[0].dtype == STRING
     return is_text and first_key(body, position) == "b64"
-
-
-class RowObjects:
-    """Columns that are filled from objects, each of which names the values of one row.
-
-    Made for the object at the cursor, which tells whether rows name a matrix or its features. With ``strict`` an
-    unknown key is refused; if not, see the head of this file.
-    """
-
-    def __init__(
-        self, reader: codec.Reader, body: bytes, signature: Signature, *, integral_floats: bool, strict: bool
-    ) -> None:
-        self._signature = signature
-        self._strict = strict or not signature.columns
-        only = signature.inputs[0]
-        self._features = bool(signature.columns) and not only.is_column
-        fields = signature.columns
-        if not fields or (self._features and first_key(body, reader.position) == only.name and only.name not in fields):
-            fields = {spec.name: spec for spec in signature.inputs}
-            self._features = False
-        self._specs = fields
-        self._columns = {name: new_column(spec, integral_floats=integral_floats) for name, spec in self._specs.items()}
-        self._filled = 0
-        self.rows = 0
-
-    def add(self, reader: codec.Reader) -> None:
-        """The object at the cursor as the next row. Raises :class:`stfs.errors.InvalidInput`."""
-        stranger: str | None = None
-        seen = 0
-        reader.enter_object()
-        while (key := reader.next_key()) is not None:
-            column = self._columns.get(key)
-            if column is None:
-                if self._strict:
-                    raise errors.InvalidInput(key, f"unknown; this signature takes {_told(self._specs)}")
-                stranger = key
-                reader.skip()
-                continue
-            if len(column) != self.rows:
-                raise errors.InvalidInput(key, "stands twice", where=f", row {self.rows}")
-            try:
-                reader.append(column)
-            except errors.BadElement as fault:
-                raise fault.named(key) from None
-            seen += 1
-        if seen != len(self._columns):
-            self._fill(stranger)
-        self.rows += 1
-
-    def _fill(self, stranger: str | None) -> None:
-        """Give the columns that the row does not name their missing value."""
-        for name, column in self._columns.items():
-            if len(column) == self.rows:
-                if not self._specs[name].nullable or stranger is not None:
-                    raise _missing(name, self._specs, stranger, where=f", row {self.rows}")
-                self._filled += 1
-                codec.Reader(b"null").append(column)
-        if self._filled > MAX_FILLED:
-            raise errors.InvalidRequest(f"over {MAX_FILLED} values are missing: send fewer rows at a time")
-
-    def tensors(self, order: Sequence[int] | None = None) -> Tensors:
-        """What has been read, the rows in that order."""
-        arrays = {name: column.array() for name, column in self._columns.items()}
-        if order is not None:
-            arrays = {name: array[order] for name, array in arrays.items()}
-        return _joined(self._signature.inputs[0], arrays) if self._features else arrays
 
 
 def _read_objects(reader: codec.Reader, body: bytes, signature: Signature) -> Tensors:
@@ -166,7 +96,7 @@ def _wrong_width(row: int, found: int, signature: Signature) -> errors.InvalidRe
     wanted = len(signature.inputs)
     have = f"only {found}" if found < wanted else f"more than {wanted}"
     return errors.InvalidRequest(
-        f'"data" [{row}] has {have} of the {wanted} values that a row has: {_told(signature.columns)}'
+        f'"data" [{row}] has {have} of the {wanted} values that a row has: {told(signature.columns)}'
     )
 
 
@@ -182,8 +112,8 @@ def read_named(
     at = reader.position
     inputs: Tensors = {}
     table: Tensors = {}
-    index = _Index()
-    strangers: list[str] = []
+    index = Index()
+    stranger: str | None = None
     reader.enter_object()
     while (key := reader.next_key()) is not None:
         spec = columns.get(key)
@@ -203,27 +133,26 @@ def read_named(
             return {signature.inputs[0].name: libsvm.read(reader, signature.inputs[0])}
         elif not columns:
             signature.input(key)  # raises: it is unknown
-        elif not (table or strangers) and _names_one(body, reader.position, columns):
+        elif not table and stranger is None and _names_one(body, reader.position, columns):
             reader.seek(at)
             return _read_rows_by_index(reader, body, signature)
         else:
-            if len(strangers) < NAMES_TOLD:
-                strangers.append(key)
+            stranger = key if stranger is None else stranger
             reader.skip()
-    if strangers and not inputs:
+    if stranger is not None and not inputs:
         absent = next((name for name in columns if name not in table), None)
         if absent is not None:
-            raise _missing(absent, columns, strangers[0])
-    if strangers and features and inputs:
-        signature.input(strangers[0])  # raises: it is unknown
+            raise missing(absent, columns, stranger)
+    if stranger is not None and features and inputs:
+        signature.input(stranger)  # raises: it is unknown
     if not table or not features:
         return inputs | table
     if inputs:
         raise errors.InvalidInput(signature.inputs[0].name, f'sent whole, and "{next(iter(table))}" beside it')
     for name in columns:
         if name not in table and not columns[name].nullable:
-            raise _missing(name, columns, None)
-    return inputs | _joined(signature.inputs[0], _filled_up(table, columns))
+            raise missing(name, columns, None)
+    return inputs | joined(signature.inputs[0], filled_up(table, columns))
 
 
 def _input(signature: Signature, key: str) -> TensorSpec | None:
@@ -233,51 +162,12 @@ def _input(signature: Signature, key: str) -> TensorSpec | None:
     return None
 
 
-def _read_column(reader: codec.Reader, body: bytes, name: str, spec: TensorSpec, index: _Index) -> Array:
+def _read_column(reader: codec.Reader, body: bytes, name: str, spec: TensorSpec, index: Index) -> Array:
     """A list of values, a single one, or an object from the index of a row to its value."""
     if reader.kind() == "object" and not (spec.dtype == STRING and first_key(body, reader.position) == "b64"):
         return index.read(reader, name, spec)
     array = read_tensor(reader, spec, integral_floats=True, name=name)
     return array.reshape(1) if array.ndim == 0 else array
-
-
-class _Index:
-    """The rows of columns that are told by index: the same indices in each, in the order of the first."""
-
-    def __init__(self) -> None:
-        self._order: list[str] | None = None
-
-    def read(self, reader: codec.Reader, name: str, spec: TensorSpec) -> Array:
-        """The column at the cursor."""
-        column = new_column(spec, integral_floats=True)
-        at: dict[str, int] = {}
-        reader.enter_object()
-        while (key := reader.next_key()) is not None:
-            if key in at:
-                raise errors.InvalidInput(name, f'index "{key[:100]}" stands twice')
-            at[key] = len(at)
-            try:
-                reader.append(column)
-            except errors.BadElement as fault:
-                raise fault.named(name) from None
-        order = self._order = _row_order(at) if self._order is None else self._order
-        if at.keys() != set(order):
-            differing = next(iter(at.keys() ^ set(order)))
-            raise errors.InvalidInput(name, f'index "{differing[:100]}" is not in every column')
-        rows = [at[key] for key in order]
-        array = column.array()
-        return array if rows == list(range(len(rows))) else array[rows]
-
-
-def _row_order(indices: Iterable[str]) -> list[str]:
-    """Rows in the order in which they are written.
-
-    But whole numbers that stand sorted as text ("0", "1", "10", "2"), as some clients sort keys, are meant by number.
-    """
-    keys = list(indices)
-    if all(key.isascii() and key.isdigit() and len(key) < 19 for key in keys) and keys == sorted(keys):
-        return sorted(keys, key=int)
-    return keys
 
 
 def _names_one(body: bytes, position: int, columns: Mapping[str, TensorSpec]) -> bool:
@@ -309,39 +199,4 @@ def _read_rows_by_index(reader: codec.Reader, body: bytes, signature: Signature)
             rows = RowObjects(reader, body, signature, integral_floats=True, strict=False)
         rows.add(reader)
     assert rows is not None, "somebody has looked at the first of them"
-    return rows.tensors([at[key] for key in _row_order(at)])
-
-
-def _filled_up(table: Tensors, columns: Mapping[str, TensorSpec]) -> Tensors:
-    """The columns in order, those that are not in the table all missing."""
-    rows = len(next(iter(table.values())))
-    if rows * (len(columns) - len(table)) > MAX_FILLED:
-        raise errors.InvalidRequest(f"over {MAX_FILLED} values are missing: send fewer rows at a time")
-    return {name: table[name] if name in table else np.full(rows, np.nan, spec.dtype) for name, spec in columns.items()}
-
-
-def _joined(spec: TensorSpec, columns: Tensors) -> Tensors:
-    """Columns as the matrix whose features they are, in order."""
-    counts = {len(array) for array in columns.values()}
-    for name, array in columns.items():
-        if array.ndim != 1:
-            raise errors.InvalidInput(name, f"shape {list(array.shape)} is not one value a row")
-    if len(counts) > 1:
-        told = ", ".join(f'"{name}" has {len(array)}' for name, array in list(columns.items())[:NAMES_TOLD])
-        raise errors.InvalidRequest(f"columns differ in their number of rows: {told}")
-    return {spec.name: np.stack([columns[name] for name in spec.columns], axis=1)}
-
-
-def _missing(
-    name: str, columns: Mapping[str, TensorSpec], stranger: str | None, where: str = ""
-) -> errors.InvalidInput:
-    if stranger is not None:
-        return errors.InvalidInput(
-            stranger, f'unknown, and "{name}" is missing; this signature takes {_told(columns)}', where=where
-        )
-    return errors.InvalidInput(name, f"missing; this signature takes {_told(columns)}", where=where)
-
-
-def _told(columns: Mapping[str, TensorSpec]) -> str:
-    names = ", ".join(f'"{name}"' for name in list(columns)[:NAMES_TOLD])
-    return f"{names}, ... ({len(columns)} columns)" if len(columns) > NAMES_TOLD else names
+    return rows.tensors([at[key] for key in row_order(at)])

@@ -13,7 +13,7 @@ from typing import Any
 
 from stfs import codec, errors
 from stfs.codec import Reader
-from stfs.protocols.forms import RowObjects
+from stfs.protocols.columns import RowObjects
 from stfs.protocols.request import Resolver, is_base64_value, only_input, read_tensor, read_text, require_object
 from stfs.signature import Array, Signature, Tensors, TensorSpec
 

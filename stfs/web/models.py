@@ -119,9 +119,9 @@ def describe(signature: Signature) -> dict[str, Any]:
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
     shape = None if spec.shape is None else [-1 if size is None else size for size in spec.shape]
-    return {"name": spec.name, "dtype": tfserving.dtype_number(spec), "dtype_name": spec.dtype_name, "shape": shape} | (
-        {"doc": spec.doc} if spec.doc else {}
-    )
+    told = {"name": spec.name, "dtype": tfserving.dtype_number(spec), "dtype_name": spec.dtype_name, "shape": shape}
+    rest = {"doc": spec.doc, "nullable": spec.nullable, "values": spec.values, "columns": spec.columns}
+    return told | {key: value for key, value in rest.items() if value}
 
 
 def _status(context: Context, name: str, version: int | None) -> web.Response:

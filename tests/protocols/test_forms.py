@@ -319,6 +319,22 @@ def test_rows_of_tensors_may_be_objects_too_and_stay_strict():
     assert "must be an object" in told(TENSORS, {"data": [[1, 2, 3]]}, kind=errors.InvalidRequest)
 
 
+def test_a_signature_without_inputs_has_no_rows_to_read():
+    nothing = of()
+    for decoder, key in ((bound, "data"), (bound_by_tfserving, "instances")):
+        assert decoder(nothing, {key: [{}]}) == {}
+        assert told(nothing, {key: [{"x": 1}]}, decoder).startswith('input "x": unknown')
+    assert told(nothing, {"data": {"x": 1}}).startswith('input "x": unknown')
+    assert "must be an object" in told(nothing, {"data": [[1]]}, kind=errors.InvalidRequest)
+
+
+def test_a_matrix_whose_only_feature_has_its_name():
+    same_name = of(TensorSpec("x", np.dtype("float32"), (None, 1), columns=("x",)))
+    want = {"x": np.array([[1]], np.float32)}
+    for data in ({"x": [[1]]}, [[1]], [{"x": [1]}]):
+        same(bound(same_name, {"data": data}), want)
+
+
 def test_data_within_data_goes_one_level_deep():
     deep = b'{"data":' * 400 + b"[[1,2,3]]" + b"}" * 400
     with pytest.raises(errors.InvalidRequest):

@@ -376,6 +376,7 @@ EXAMPLES = {
     errors.BadElement: (errors.BadElement("x", 3, (0,)), 400),
     errors.InvalidInput: (errors.InvalidInput("n", "x"), 400),
     errors.UnsupportedMediaType: (errors.UnsupportedMediaType("x"), 400),
+    errors.UnsupportedEncoding: (errors.UnsupportedEncoding("x"), 415),
     errors.TooLarge: (errors.TooLarge("x"), 413),
     errors.NotFound: (errors.NotFound("x"), 400),
     errors.ModelNotFound: (errors.ModelNotFound("x"), 400),
