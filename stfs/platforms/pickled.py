@@ -31,22 +31,24 @@ def load_pickle(path: Path) -> tuple[Any, list[warnings.WarningMessage]]:
     """The object in a joblib or pickle file, compressed or not, and the warnings that it gave.
 
     Blocking, one at a time in the process. Raises :class:`LoadFailed` with both versions of scikit-learn, where the
-    file tells its own, because that is what most failures come down to; whatever else the pickle raises is its reason.
+    file tells its own, because that is what most failures come down to; whatever else the pickle raises is its reason,
+    and the cause of the error. Without joblib only plain pickles are read.
     """
-    import joblib
-    import sklearn
-
+    try:
+        from joblib import load
+    except ImportError:
+        from pickle import load
     with _warnings_lock, warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
         try:
             with path.open("rb") as file:
-                return joblib.load(file), list(given)
+                return load(file), list(given)
         except Exception as error:  # a pickle may raise anything
             reason = one_line(error)
             if not isinstance(error, OSError):
                 reason = f"{type(error).__name__}: {reason}"
-            saved, here = saved_version(path), sklearn.__version__
-            if saved is None or saved == here:
+            saved, here = saved_version(path), _version_here()
+            if saved is None or here is None or saved == here:
                 raise LoadFailed(f"{path}: does not unpickle: {reason}") from error
             raise LoadFailed(
                 f"{path}: was saved by scikit-learn {saved}, and this is {here}, which cannot read it ({reason}): "
@@ -59,19 +61,29 @@ def saved_version(path: Path) -> str | None:
 
     Looks at the bytes, so that it can tell of pickles that no longer load.
     """
+    match = _VERSION.search(content_of(path))
+    return match.group(1).decode("ascii") if match else None
+
+
+def content_of(path: Path) -> bytes:
+    """The pickle itself, up to 256 MiB of the file, decompressed; empty if it cannot be read. Never raises."""
     try:
         with path.open("rb") as file:
-            content = file.read(_READ_LIMIT_BYTES)
+            return _decompressed(file.read(_READ_LIMIT_BYTES))
     except OSError:
+        return b""
+
+
+def _version_here() -> str | None:
+    try:
+        import sklearn
+    except ImportError:
         return None
-    for candidate in (content, _decompressed(content)):
-        if match := _VERSION.search(candidate):
-            return match.group(1).decode("ascii")
-    return None
+    return str(sklearn.__version__)
 
 
 def _decompressed(content: bytes) -> bytes:
-    """What joblib's compressors wrote; empty if it was none of them or is broken."""
+    """What joblib's compressors wrote, empty if it is broken; ``content`` itself if it was none of them."""
     kinds = ((b"\x1f\x8b", gzip.decompress), (b"x", zlib.decompress), (b"BZh", bz2.decompress))
     lzmas = ((b"\xfd7zXZ", lzma.decompress), (b"]\x00", lzma.decompress))
     for magic, decompress in (*kinds, *lzmas):
@@ -80,4 +92,4 @@ def _decompressed(content: bytes) -> bytes:
                 return decompress(content)
             except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError):
                 return b""
-    return b""
+    return content
