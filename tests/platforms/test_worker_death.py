@@ -22,6 +22,8 @@ from stfs.platforms import worker_start, worker_supervisor
 from stfs.platforms.base import LoadOptions
 from stfs.platforms.loading import Hosting, open_servable
 
+pytestmark = pytest.mark.slow  # starts many processes, and waits for their restarts
+
 SIGNATURE = "serving_default"
 LIMIT_S = 60.0
 TESTS = Path(__file__).resolve().parents[1]
@@ -280,7 +282,6 @@ def test_an_old_python_is_told_to_be_too_old(tmp_path):
     assert done.stderr.startswith("a worker process needs Python 9.9 or newer, and /")
 
 
-@pytest.mark.slow
 def test_another_environment_with_numpy_is_enough(tmp_path, opened, monkeypatch):
     """It has no stfs, no aiohttp: stfs comes from here, numpy and the platform's module from there."""
     import numpy
@@ -301,7 +302,7 @@ def test_another_environment_with_numpy_is_enough(tmp_path, opened, monkeypatch)
     assert "_fastjson" not in maps
 
 
-@pytest.mark.slow
+@pytest.mark.timeout(900)  # a second a cycle where others use the machine
 def test_many_loads_leave_nothing_behind(tmp_path):
     path = write_model(tmp_path)
     open_servable(UnrulyPlatform(), path, LoadOptions("m"), PROCESS).close()
@@ -370,7 +371,6 @@ def test_a_worker_goes_with_its_parent(tmp_path, how):
     until(lambda: not is_alive(pid), "the end of the worker")
 
 
-@pytest.mark.slow
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.sampled_from(["run", "run", "run", "large", "kill", "abort", "unload"]), min_size=4, max_size=25),
