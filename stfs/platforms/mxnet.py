@@ -15,8 +15,10 @@ from pathlib import Path
 from stfs.errors import LoadFailed, PlatformMissing
 from stfs.platforms.base import LoadOptions, Platform, Servable, one_line, usable_cores
 from stfs.platforms.beside import folder
-from stfs.platforms.mxnet_capi import Library, MxnetError, Symbol, dotted, load_arrays, load_library
-from stfs.platforms.mxnet_files import Graph, find_files, read_graph, read_params, symbol_files
+from stfs.platforms.mxnet_capi import Library, MxnetError, NdArray, Symbol, dotted, load_library
+from stfs.platforms.mxnet_files import find_files, symbol_files
+from stfs.platforms.mxnet_graph import Graph, read_graph
+from stfs.platforms.mxnet_params import read_params
 from stfs.platforms.mxnet_runner import Runner
 from stfs.platforms.mxnet_signature import by_symbol_name, find_inputs, settle
 from stfs.platforms.sidecar import find_sidecar
@@ -33,7 +35,8 @@ class MxnetPlatform(Platform):
     """``<prefix>-symbol.json`` and ``<prefix>-NNNN.params``, as ``save_checkpoint`` and Gluon's ``export`` write them.
 
     ``<prefix>-signature.json`` beside them tells names, dtypes and shapes. Runs are on threads of the server: the
-    library releases the GIL, and a broken file ends in an error, not in a crash.
+    library releases the GIL, and files are checked before it sees them, for it would crash on damaged ones. A graph
+    that is whole but makes no sense to an operator may still crash it; ``isolation: process`` contains that.
     """
 
     name = "mxnet"
@@ -56,18 +59,15 @@ class MxnetPlatform(Platform):
             raise LoadFailed(f"{files.symbol}: device cuda was asked for, but MXNet models are run on the CPU")
         text, graph = read_graph(files.symbol)
         sidecar = find_sidecar(files.symbol, options, files.prefix)
-        content = read_params(files.params)
+        loaded = read_params(files.params)
         try:
-            loaded = load_arrays(library, content)
-        except MxnetError as error:
-            raise LoadFailed(_written(files.params, graph, library, f"does not load as parameters: {error}")) from error
-        try:
-            symbol = Symbol(library, text)
+            symbol = _symbol(library, text, graph)
             parameters = by_symbol_name(symbol, loaded, files)
+            arrays = {name: NdArray.of(library, values) for name, values in parameters.items()}
             inputs = find_inputs(symbol, parameters, files, graph, sidecar)
-            runner = Runner(library, symbol, parameters, inputs)
+            runner = Runner(library, symbol, arrays, inputs)
             signature, places = settle(inputs, symbol, runner, files, sidecar)
-        except MxnetError as error:
+        except (MxnetError, ValueError) as error:
             raise LoadFailed(_written(files.symbol, graph, library, f"with {files.params.name}: {error}")) from error
         servable = MxnetServable(runner, signature, places)
         servable.runtime = f"MXNet {library.version}, CPU"
@@ -121,6 +121,12 @@ def _library(threads: int) -> Library:
         return load_library(found, threads)
     except OSError as error:  # a library that it needs is missing, or it is for another kind of machine
         raise PlatformMissing(MxnetPlatform.name, MxnetPlatform.extra, one_line(error), INSTALL) from error
+
+
+def _symbol(library: Library, text: bytes, graph: Graph) -> Symbol:
+    if graph.uses_later_outputs():
+        graph.check_outputs(Symbol(library, graph.first_outputs_json()).internals_json())
+    return Symbol(library, text)
 
 
 def _written(file: Path, graph: Graph, library: Library, problem: str) -> str:

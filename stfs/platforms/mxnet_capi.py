@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from stfs.platforms.mxnet_params import DTYPES
 from stfs.signature import Array
 
 CPU = 1
-# In the order of MXNet's type flags, mshadow/base.h.
-DTYPES = tuple(np.dtype(t) for t in ("float32", "float64", "float16", "uint8", "int32", "int8", "int64", "bool"))
-ITEMS_LIMIT = 2**31 - 1  # larger tensors need another build of MXNet
+MOST_ITEMS = 2**31 - 1  # larger tensors need another build of MXNet
 
 Strings = ctypes.POINTER(ctypes.c_char_p)
 Handle = ctypes.c_void_p
@@ -89,15 +88,15 @@ class NdArray:
         self.dtype = DTYPES[flag.value]
 
     @classmethod
-    def zeros(cls, library: Library, shape: Sequence[int], dtype: np.dtype[Any]) -> NdArray:
-        """A tensor of zeros. Raises :class:`MxnetError` for one of more than 2^31 - 1 elements."""
-        if int(np.prod(shape, dtype=object)) > ITEMS_LIMIT:
-            raise MxnetError(f"a tensor of shape {list(shape)} is too large for this build of MXNet")
-        handle, dims = Handle(), (ctypes.c_int64 * len(shape))(*shape)
-        flag = DTYPES.index(dtype)
-        library.call("MXNDArrayCreateEx64", dims, len(shape), CPU, 0, 0, flag, ctypes.byref(handle))
+    def of(cls, library: Library, values: Array) -> NdArray:
+        """A copy of ``values``. Raises :class:`MxnetError` for more than 2^31 - 1 elements."""
+        if values.size > MOST_ITEMS:
+            raise MxnetError(f"a tensor of shape {list(values.shape)} is too large for this build of MXNet")
+        handle, dims = Handle(), (ctypes.c_int64 * values.ndim)(*values.shape)
+        flag = DTYPES.index(values.dtype)
+        library.call("MXNDArrayCreateEx64", dims, values.ndim, CPU, 0, 0, flag, ctypes.byref(handle))
         made = cls(library, handle)
-        made.write(np.zeros(shape, dtype))
+        made.write(np.ascontiguousarray(values))
         return made
 
     def write(self, values: Array) -> None:
@@ -115,24 +114,14 @@ class NdArray:
         self._library.call("MXNDArrayFree", self.handle)
 
 
-def load_arrays(library: Library, content: bytes) -> dict[str, NdArray]:
-    """The tensors of a ``.params`` file by name (``arg:fc1_weight``, ``aux:bn_moving_mean``)."""
-    count, arrays = ctypes.c_uint(), ctypes.POINTER(Handle)()
-    named, names = ctypes.c_uint(), Strings()
-    size = ctypes.c_size_t(len(content))
-    places = [ctypes.byref(place) for place in (count, arrays, named, names)]
-    library.call("MXNDArrayLoadFromBuffer", content, size, *places)
-    found = [Handle(arrays[i]) for i in range(count.value)]  # before anything can raise: these are ours to free
-    loaded = [NdArray(library, handle) for handle in found]
-    if named.value != count.value:
-        raise MxnetError(f"it holds {count.value} arrays and {named.value} names")
-    return {names[i].decode(): array for i, array in enumerate(loaded)}
-
-
 class Symbol:
     """A graph: the names of its arguments, auxiliary states and outputs, in order."""
 
     def __init__(self, library: Library, json_text: bytes) -> None:
+        """Raises :class:`MxnetError` for a graph that MXNet does not take.
+
+        ``json_text`` must refer to no node and no output that is not there: MXNet does not check.
+        """
         self._library = library
         self.handle = Handle()
         library.call("MXSymbolCreateFromJSON", json_text, ctypes.byref(self.handle))
@@ -144,6 +133,16 @@ class Symbol:
         count, names = ctypes.c_uint(), Strings()
         self._library.call(function, self.handle, ctypes.byref(count), ctypes.byref(names))
         return tuple(names[i].decode() for i in range(count.value))
+
+    def internals_json(self) -> bytes:
+        """The graph with every output of every node for a head, as JSON."""
+        internals, text = Handle(), ctypes.c_char_p()
+        self._library.call("MXSymbolGetInternals", self.handle, ctypes.byref(internals))
+        try:
+            self._library.call("MXSymbolSaveToJSON", internals, ctypes.byref(text))
+            return text.value or b""
+        finally:
+            self._library.call("MXSymbolFree", internals)
 
     def infer_shapes(self, known: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...] | None]:
         """The shape of every argument, ``None`` where it does not follow from the ``known`` ones.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from stfs.errors import InvalidRequest, ModelFailed
-from stfs.platforms.mxnet_capi import DTYPES, Executor, Library, MxnetError, NdArray, Symbol
+from stfs.platforms.mxnet_capi import MOST_ITEMS, Executor, Library, MxnetError, NdArray, Symbol
 from stfs.signature import Array, TensorSpec
 
 MOST_ROWS = 256
@@ -101,8 +102,10 @@ class Runner:
     def _bind(self, shapes: Shapes) -> _Bound:
         if any(dim == 0 for shape in shapes for dim in shape):
             raise MxnetError("there are no elements in it")  # a size of 0 means unknown to MXNet
+        if any(math.prod(shape) > MOST_ITEMS for shape in shapes):
+            raise MxnetError("it has more elements than this build of MXNet takes")
         inputs = {
-            spec.name: NdArray.zeros(self._library, shape, spec.dtype)
+            spec.name: NdArray.of(self._library, np.zeros(shape, spec.dtype))
             for spec, shape in zip(self._inputs, shapes, strict=True)
         }
         fixed = {name: self._parameters[name].shape for name in self._symbol.arguments if name in self._parameters}
@@ -112,7 +115,7 @@ class Runner:
             shape = inferred[name]
             if shape is None:
                 raise MxnetError(f'the shape of "{name}" does not follow from the inputs: list it in a signature file')
-            labels[name] = NdArray.zeros(self._library, shape, DTYPES[0])
+            labels[name] = NdArray.of(self._library, np.zeros(shape, np.float32))
         tensors = {**self._parameters, **labels, **inputs}
         arguments = [tensors[name] for name in self._symbol.arguments]
         states = [tensors[name] for name in self._symbol.states]

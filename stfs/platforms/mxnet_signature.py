@@ -11,8 +11,10 @@ from dataclasses import replace
 
 from stfs.errors import LoadFailed
 from stfs.platforms.base import DEFAULT_SIGNATURE
-from stfs.platforms.mxnet_capi import DTYPES, MxnetError, NdArray, Symbol
-from stfs.platforms.mxnet_files import Graph, ModelFiles
+from stfs.platforms.mxnet_capi import MxnetError, NdArray, Symbol
+from stfs.platforms.mxnet_files import ModelFiles
+from stfs.platforms.mxnet_graph import Graph
+from stfs.platforms.mxnet_params import DTYPES
 from stfs.platforms.mxnet_runner import Runner
 from stfs.platforms.onnx_rows import rows_agree
 from stfs.platforms.sidecar import Sidecar, example_sidecar
@@ -27,7 +29,7 @@ GUESSES = (8, 32, 64, 224)
 logger = logging.getLogger(__name__)
 
 
-def by_symbol_name(symbol: Symbol, loaded: Mapping[str, NdArray], files: ModelFiles) -> dict[str, NdArray]:
+def by_symbol_name(symbol: Symbol, loaded: Mapping[str, Array], files: ModelFiles) -> dict[str, Array]:
     """The parameters that ``symbol`` has, by its own names. Raises :class:`LoadFailed` if they are another model's."""
     if loaded and not any(name.startswith(("arg:", "aux:")) for name in loaded):
         raise LoadFailed(
@@ -46,7 +48,7 @@ def by_symbol_name(symbol: Symbol, loaded: Mapping[str, NdArray], files: ModelFi
 
 
 def find_inputs(
-    symbol: Symbol, parameters: Mapping[str, NdArray], files: ModelFiles, graph: Graph, sidecar: Sidecar | None
+    symbol: Symbol, parameters: Mapping[str, Array], files: ModelFiles, graph: Graph, sidecar: Sidecar | None
 ) -> tuple[TensorSpec, ...]:
     """The inputs as the signature file lists them, or as the graph tells; what losses call a label is none.
 
