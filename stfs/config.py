@@ -8,6 +8,7 @@ module is imported.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class ModelConfig:
     version_labels: Mapping[str, int] = field(default_factory=dict)
     batch: BatchPolicy = BatchPolicy()
     batchable: bool | None = None
+    calibrate: bool = True
     threads: int = 0
     device: str = "auto"
     custom_op_paths: tuple[Path, ...] = ()
@@ -185,6 +187,8 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
             batch_timeout_s=options["batch_timeout_ms"] / 1e3,
             max_enqueued_rows=options["max_enqueued"],
             allowed_batch_sizes=options["allowed_batch_sizes"],
+            adaptive=options["batching"] == "adaptive",
+            latency_slo_s=options["latency_slo_ms"] / 1e3 or math.inf,
         )
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from None
@@ -196,6 +200,7 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
         version_labels=options["version_labels"],
         batch=batch,
         batchable=None if options["batchable"] else False,
+        calibrate=options["calibrate"],
         threads=options["threads"],
         device=options["device"],
         custom_op_paths=options["custom_op_paths"],

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from stfs import platforms
+from stfs.batcher.adaptive import Cost
 from stfs.batcher.batcher import Batcher, BatchRecord
 from stfs.batcher.queue import Entry, Journey
+from stfs.calibration import calibrate
 from stfs.config import ModelConfig
 from stfs.errors import LoadFailed, RequestError, SignatureNotFound, Unavailable
 from stfs.metrics import Metrics
@@ -163,6 +165,7 @@ class ModelLoader:
         servable = await loop.run_in_executor(None, _load, config, path)
         try:
             signatures = await loop.run_in_executor(None, _warm_up, servable, config.batchable)
+            costs = await loop.run_in_executor(None, _calibrate, servable, signatures, config)
         except BaseException:
             await loop.run_in_executor(None, servable.close)
             raise
@@ -174,6 +177,7 @@ class ModelLoader:
                 merge=signature.batchable,
                 loop=loop,
                 observer=self._observer(name, version),
+                cost=costs.get(key),
             )
             for key, signature in signatures.items()
         }
@@ -265,6 +269,24 @@ def _warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]
             batches = False  # nothing has shown that this output has a row for each input row
         settled[key] = Signature(signature.name, signature.inputs, signature.outputs, batches)
     return settled
+
+
+def _calibrate(servable: Servable, signatures: Mapping[str, Signature], config: ModelConfig) -> dict[str, Cost]:
+    """Blocking. What runs cost, by signature, for those that batch and that zeros mean something to."""
+    costs: dict[str, Cost] = {}
+    for key, signature in signatures.items():
+        if not (config.calibrate and signature.batchable):
+            continue
+        try:
+            cost = calibrate(partial(servable.run, key), partial(zeros, signature), config.batch.max_batch_size)
+        except MODEL_RAISES as error:
+            log.debug("%s was not timed: %s", key, error)
+            continue
+        if cost is not None:
+            told = 'model "%s", %s: a run of b rows takes %.3g + %.3g b ms'
+            log.info(told, config.name, key, cost.alpha_s * 1e3, cost.beta_s * 1e3)
+            costs[key] = cost
+    return costs
 
 
 def _keeps_rows(servable: Servable, signature: Signature) -> bool:

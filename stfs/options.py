@@ -177,6 +177,11 @@ OPTIONS: tuple[Option, ...] = (
     Option("batch_timeout_ms", _duration, "0", "ms a lone request may wait for company; 0: never wait", _BATCH),
     Option("max_enqueued", _positive, "10000", "rows that may queue before requests get 503", _BATCH),
     Option("allowed_batch_sizes", _sizes, "", "pad batches up to one of these, such as 8,32,128", _BATCH),
+    Option("batching", _choice("adaptive", "eager"), "adaptive", "eager: learn nothing, never wait or refuse", _BATCH),
+    Option(
+        "latency_slo_ms", _duration, "0", "ms by which answers are wanted; late ones get 503 early; 0: none", _BATCH
+    ),
+    Option("calibrate", _boolean, "true", "time the model's runs when it is loaded (0.5 s at most)", _BATCH),
     Option("batchable", _boolean, "true", "false: run every request by itself", _BATCH),
     Option("host", str, "0.0.0.0", "address to listen on", _SERVER),
     Option("port", _port, "8500", "port to listen on; 0: any free one", _SERVER),
@@ -243,6 +248,9 @@ MODEL_KEYS = {
         "batch_timeout_ms",
         "max_enqueued",
         "allowed_batch_sizes",
+        "batching",
+        "latency_slo_ms",
+        "calibrate",
         "batchable",
     )
 }

@@ -20,6 +20,7 @@ ROOMS = [
     "lifecycle",
     "options",
     "config",
+    "calibration",
     "model",
     "protocols",
     "context",

@@ -105,7 +105,7 @@ def fake(monkeypatch):
 
 
 def loader(metrics=None, **settings):
-    config = ModelConfig("m", FILE, **settings)
+    config = ModelConfig("m", FILE, **{"calibrate": False, **settings})
     made = ModelLoader(metrics or Metrics())
     made.configure([config])
     return made

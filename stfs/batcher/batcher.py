@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from stfs.batcher.adaptive import Adaptive, Cost
 from stfs.batcher.batch import batch_key
 from stfs.batcher.deadlines import Deadlines
 from stfs.batcher.large import LargeEntry
@@ -42,6 +44,7 @@ class Batcher:
     ``loop`` is the running loop of the first request unless given. ``clock`` gives seconds on any thread; deadlines
     are moments of it. ``observer`` is called on the event-loop thread, once for every run of the model, and must not
     block. ``start`` runs a job off the loop; jobs must not overlap. A test may give its own; it is not stopped.
+    ``cost`` is what runs take, as measured when the model was loaded, if it was.
     """
 
     def __init__(
@@ -55,7 +58,10 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
         observer: Callable[[BatchRecord], None] | None = None,
         start: Callable[[Job], None] | None = None,
+        cost: Cost | None = None,
     ) -> None:
+        learns = merge and policy.adaptive and not policy.batch_timeout_s
+        self._adaptive = Adaptive(policy.max_batch_size, cost) if learns else None
         if not merge:
             policy = replace(policy, max_batch_size=1, batch_timeout_s=0.0, allowed_batch_sizes=())
         self.name = name
@@ -135,15 +141,22 @@ class Batcher:
         queue, policy = self._queue, self.policy
         if not admits(policy.max_enqueued_rows, queue.rows, rows):
             raise self._overloaded(rows, now_s)
+        wanted_s = now_s + policy.latency_slo_s
+        if deadline_s is not None and deadline_s < wanted_s:
+            wanted_s = deadline_s
         if rows <= policy.max_batch_size:
             entry = Entry(inputs, rows, key, reply, now_s)
             entry.journey = journey
+            entry.deadline_s = wanted_s
             queue.append(entry)
         else:
             entry = LargeEntry(inputs, rows, key, reply, now_s)
             entry.journey = journey
+            entry.deadline_s = wanted_s
             for piece in entry.cut(policy.max_batch_size):
                 queue.append(piece)
+        if self._adaptive is not None:
+            self._adaptive.arrived(now_s, rows, queue.rows + self._in_flight_rows)
         if deadline_s is not None and self._deadlines.add(entry, deadline_s):
             self._watch_deadlines()
         if not self._in_flight_batches and not self._woken:
@@ -190,6 +203,9 @@ class Batcher:
         """Do what the policy says for this moment: launch, wait, or, closing with nothing left, end."""
         now_s = self._clock()
         self._answer_late(now_s)
+        if self._adaptive is not None and self._closed is None:
+            self._step_adaptive(self._adaptive, now_s)
+            return
         oldest = self._queue.oldest()
         waited_s = now_s - oldest.arrived_s if oldest is not None else 0.0
         step = decide(self.policy, Load(self._queue.rows, waited_s, self._in_flight_batches, self._closed is not None))
@@ -202,6 +218,34 @@ class Batcher:
                 self._end()
         elif self._wait_timer is None:
             self._wait_timer = self._loop.call_later(max(step.wait_s, TICK_S), self._on_wait)
+
+    def _step_adaptive(self, adaptive: Adaptive, now_s: float) -> None:
+        while (oldest := self._queue.oldest()) is not None:
+            wants = adaptive.decide(now_s, self._queue.rows, self._in_flight_batches, oldest.deadline_s)
+            if wants.take_rows:
+                self._launch(wants.take_rows, wants.reason, now_s - oldest.arrived_s, now_s)
+            elif wants.refuse:
+                self._refuse(oldest, now_s)
+                continue
+            elif wants.wait_s < math.inf:
+                # What arrived meanwhile may have changed for how long it is worth waiting.
+                if self._wait_timer is not None:
+                    self._wait_timer.cancel()
+                self._wait_timer = self._loop.call_later(max(wants.wait_s, TICK_S), self._on_wait)
+            return
+
+    def _refuse(self, entry: Entry, now_s: float) -> None:
+        """Answer a request that cannot be in time while there is still time to ask elsewhere, or to come back."""
+        left_s = max(entry.deadline_s - now_s, 0.0)
+        queued = self._queue.rows
+        late = Overloaded(
+            f"{self.name} cannot answer within the {left_s:.3f} s that are left, with {queued} rows queued",
+            self._drain.retry_after_s(queued, 0.0),
+        )
+        try:
+            entry.answer(None, late)
+        except BaseException as end:
+            self._raise_later(end)
 
     def _on_wait(self) -> None:
         self._wait_timer = None
@@ -243,6 +287,10 @@ class Batcher:
         self._in_flight_rows -= batch.rows
         launched_s = self._launched_s
         self._drain = self._drain.after(batch.rows or 1, now_s - launched_s)
+        if self._adaptive is not None:
+            # Retries of a batch that failed say nothing about what a run costs.
+            rows = records[0].padded_rows if len(records) == 1 and not records[0].failed else 0
+            self._adaptive.finished(now_s, rows, now_s - launched_s, self._queue.rows + self._in_flight_rows)
         # First the next batch, then the answers to this one: the model works while they are written.
         self._step()
         position = 0

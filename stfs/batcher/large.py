@@ -27,7 +27,7 @@ class LargeEntry(Entry):
         self._answers: list[Tensors] = [{}] * len(self._pieces)
         self._missing = len(self._pieces)
         for piece in self._pieces:
-            piece.journey = self.journey
+            piece.journey, piece.deadline_s = self.journey, self.deadline_s
         return self._pieces
 
     def _on_piece(self, number: int, outputs: Tensors | None, error: RequestError | None) -> None:

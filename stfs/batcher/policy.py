@@ -34,18 +34,26 @@ class BatchPolicy:
     larger by itself is taken only into an empty queue.
     ``allowed_batch_sizes``: ascending, the last equal to ``max_batch_size``; a batch is padded up to the next of them.
     Empty: no padding.
+    ``adaptive``: learn from what is seen when a batch had better leave and how large it should be
+    (:mod:`stfs.batcher.adaptive`), where ``batch_timeout_s`` does not say it. ``latency_slo_s``: by when an answer is
+    wanted; a request that cannot have its own in time is refused just before its batch would leave. Infinite: no such
+    wish.
     """
 
     max_batch_size: int = 128
     batch_timeout_s: float = 0.0
     max_enqueued_rows: int = 10_000
     allowed_batch_sizes: tuple[int, ...] = ()
+    adaptive: bool = True
+    latency_slo_s: float = math.inf
 
     def __post_init__(self) -> None:
         _check_rows("max_batch_size", self.max_batch_size)
         _check_rows("max_enqueued_rows", self.max_enqueued_rows)
         if not (math.isfinite(self.batch_timeout_s) and self.batch_timeout_s >= 0):
             raise ConfigError(f"batch_timeout_s must be 0 or more seconds, not {self.batch_timeout_s!r}")
+        if not self.latency_slo_s > 0:
+            raise ConfigError(f"latency_slo_s must be more than 0 seconds, not {self.latency_slo_s!r}")
         sizes = self.allowed_batch_sizes
         for size in sizes:
             _check_rows("allowed_batch_sizes", size)

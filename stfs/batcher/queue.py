@@ -7,6 +7,7 @@ here: clocks, timers, the decisions who may queue and when a batch leaves (``pol
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Hashable
 
@@ -39,10 +40,11 @@ class Entry:
     """One request, or one piece of it, with its own reply. Made by the batcher.
 
     It is answered exactly once, or cancelled and then never. ``rows`` counts along dimension 0; ``key`` is equal for
-    entries that may share a batch; ``arrived_s`` is in seconds of the batcher's clock.
+    entries that may share a batch; ``arrived_s`` and ``deadline_s``, by when it is wanted, are in seconds of the
+    batcher's clock.
     """
 
-    __slots__ = ("arrived_s", "inputs", "journey", "key", "queue", "reply", "rows")
+    __slots__ = ("arrived_s", "deadline_s", "inputs", "journey", "key", "queue", "reply", "rows")
 
     def __init__(self, inputs: Tensors, rows: int, key: Hashable, reply: Reply, arrived_s: float) -> None:
         self.inputs = inputs
@@ -50,6 +52,7 @@ class Entry:
         self.key = key
         self.reply: Reply | None = reply
         self.arrived_s = arrived_s
+        self.deadline_s = math.inf
         self.journey: Journey | None = None
         self.queue: Queue | None = None
         """The queue that holds this entry; ``None`` before, and once it is taken or out."""

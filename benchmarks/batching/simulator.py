@@ -1,0 +1,236 @@
+"""A discrete-event simulation of one model behind a batcher that runs the product's own policy, unchanged.
+
+One device with one slot; a run of b rows takes (alpha + beta * b) seconds with 8 % noise. Policies see what the batcher
+would tell them and nothing else. Times are seconds of the simulation's own clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from stfs.batcher.adaptive import Adaptive, Cost, Wants, fit_cost
+
+NOISE = 0.08
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model: what its runs cost, and the largest batch."""
+
+    name: str
+    alpha_s: float
+    beta_s: float
+    max_rows: int
+
+    def of(self, rows: int) -> float:
+        return self.alpha_s + self.beta_s * rows
+
+    @property
+    def capacity(self) -> float:
+        """Rows a second in full batches."""
+        return self.max_rows / self.of(self.max_rows)
+
+
+PROFILES = {
+    p.name: p
+    for p in (
+        Profile("gpu", 4e-3, 0.08e-3, 128),
+        Profile("mlp", 0.05e-3, 0.01e-3, 128),
+        Profile("forest", 6e-3, 0.02e-3, 128),
+        Profile("lin", 0.2e-3, 3e-3, 32),
+    )
+}
+
+
+class Policy:
+    """What the simulation asks. ``decide`` is called at every arrival, finish and timer."""
+
+    def arrived(self, now: float, present: int) -> None: ...
+
+    def finished(self, now: float, rows: int, run_s: float, present: int) -> None: ...
+
+    def decide(self, now: float, queued: int, in_flight: int, deadline: float, arrived: float) -> Wants:
+        raise NotImplementedError
+
+
+class Fixed(Policy):
+    """A largest size and a longest wait, as other servers have them; (1, 0) does not batch, (B, 0) is eager."""
+
+    def __init__(self, size: int, timeout_s: float) -> None:
+        self.size, self.timeout_s = size, timeout_s
+
+    def decide(self, now: float, queued: int, in_flight: int, deadline: float, arrived: float) -> Wants:
+        if in_flight or not queued:
+            return Wants(0, math.inf, "")
+        if queued >= self.size or now - arrived >= self.timeout_s - 1e-12:
+            return Wants(min(queued, self.size), 0.0, "")
+        return Wants(0, self.timeout_s - (now - arrived), "")
+
+
+class Product(Policy):
+    """The product's policy, calibrated as it is when a model is loaded."""
+
+    def __init__(self, profile: Profile, rng: random.Random, calibrate: bool = True) -> None:
+        sizes = [1 << i for i in range(profile.max_rows.bit_length())]
+        samples = [(b, profile.of(b) * (1 + rng.gauss(0, NOISE))) for b in sizes]
+        known: Cost | None = fit_cost(samples) if calibrate else None
+        self.core = Adaptive(profile.max_rows, known)
+
+    def arrived(self, now: float, present: int) -> None:
+        self.core.arrived(now, 1, present)
+
+    def finished(self, now: float, rows: int, run_s: float, present: int) -> None:
+        self.core.finished(now, rows, run_s, present)
+
+    def decide(self, now: float, queued: int, in_flight: int, deadline: float, arrived: float) -> Wants:
+        return self.core.decide(now, queued, in_flight, deadline)
+
+
+@dataclass
+class Outcome:
+    """What clients saw. ``latency`` of the answered requests, by their time of arrival."""
+
+    arrivals: list[float] = field(default_factory=list)
+    latency: list[float] = field(default_factory=list)
+    refused: int = 0
+    late: int = 0
+    end: float = 0.0
+    first: float = 0.0
+
+    def mean(self) -> float:
+        return sum(self.latency) / len(self.latency)
+
+    def quantile(self, q: float) -> float:
+        ordered = sorted(self.latency)
+        return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+def open_loop(gaps: Iterator[float], count: int) -> Iterator[float]:
+    now = 0.0
+    for _ in range(count):
+        now += next(gaps)
+        yield now
+
+
+def poisson(rate: float, rng: random.Random) -> Iterator[float]:
+    while True:
+        yield rng.expovariate(rate)
+
+
+def bursty(rate: float, rng: random.Random, peak: float = 10.0) -> Iterator[float]:
+    """A tenth of the time ``peak`` times as fast as the rest of it, the same mean rate."""
+    calm = rate / (0.9 + 0.1 * peak)
+    period = 200 / rate
+    now = 0.0
+    while True:
+        speed = calm * peak if (now / period) % 1.0 < 0.1 else calm
+        gap = rng.expovariate(speed)
+        now += gap
+        yield gap
+
+
+def simulate(
+    profile: Profile,
+    policy: Policy,
+    arrivals: Iterator[float],
+    rng: random.Random,
+    *,
+    slo_s: float = math.inf,
+    clients: int = 0,
+    turnaround_s: float = 1e-4,
+    total: int = 0,
+    slower: Callable[[float], float] = lambda now: 1.0,
+    warm: int = 0,
+) -> Outcome:
+    """Run until the arrivals end and everything is answered.
+
+    With ``clients`` it is a closed loop of ``total`` requests. The first ``warm`` requests are not counted.
+    """
+    out = Outcome()
+    queue: deque[float] = deque()
+    in_flight: list[float] = []
+    events: list[tuple[float, int, str]] = []
+    sequence = 0
+    timer_at = math.inf
+    timer_id = 0
+
+    def push(at: float, kind: str) -> None:
+        nonlocal sequence
+        sequence += 1
+        heapq.heappush(events, (at, sequence, kind))
+
+    started = 0
+    if clients:
+        for i in range(clients):
+            push(i * 1e-7, "arrive")
+        started = clients
+    else:
+        at = next(arrivals, None)
+        if at is not None:
+            push(at, "arrive")
+    launched = (0.0, 0.0)
+    answered = 0
+    busy = False
+
+    def again(now: float) -> None:
+        nonlocal started
+        if clients and started < total:
+            started += 1
+            push(now + turnaround_s, "arrive")
+
+    while events:
+        now, ident, kind = heapq.heappop(events)
+        if kind == "timer":
+            if ident != timer_id:
+                continue
+            timer_at = math.inf
+        elif kind == "arrive":
+            queue.append(now)
+            policy.arrived(now, len(queue) + len(in_flight))
+            if not clients:
+                following = next(arrivals, None)
+                if following is not None:
+                    push(following, "arrive")
+        else:  # finish
+            rows = len(in_flight)
+            for arrived in in_flight:
+                answered += 1
+                if answered > warm:
+                    out.first = out.first or now
+                    out.arrivals.append(arrived)
+                    out.latency.append(now - arrived)
+                    out.late += now - arrived > slo_s * (1 + 1e-9)
+                again(now)
+            in_flight = []
+            busy = False
+            policy.finished(now, rows, launched[1], len(queue))
+        while queue:
+            deadline = queue[0] + slo_s
+            wants = policy.decide(now, len(queue), 1 if busy else 0, deadline, queue[0])
+            if wants.refuse:
+                queue.popleft()
+                answered += 1
+                if answered > warm:
+                    out.refused += 1
+                again(now)
+                continue
+            if wants.take_rows:
+                in_flight = [queue.popleft() for _ in range(min(wants.take_rows, len(queue)))]
+                run_s = profile.of(len(in_flight)) * max(0.2, 1 + rng.gauss(0, NOISE)) * slower(now)
+                launched = (now, run_s)
+                busy = True
+                push(now + run_s, "finish")
+                timer_id = -1
+                timer_at = math.inf
+            elif not math.isinf(wants.wait_s):
+                timer_at = now + max(wants.wait_s, 1e-6)
+                push(timer_at, "timer")
+                timer_id = sequence
+            break
+        out.end = now
+    return out

@@ -1,0 +1,274 @@
+"""The adaptive policy: what is learnt of a model and of its load, and what follows for the next batch.
+
+Eager with one batch in flight is within a per cent of the optimum at every load where batching pays (Poisson arrivals).
+It falls short in three places, and only there does this differ from it. Clients that wait for their answers before they
+ask again (a closed loop) split into cohorts that take turns: then a batch waits for the rest of them, if waiting has
+paid so far. Where a row costs more than a run (beta > alpha), full batches make everybody wait for the last row: then
+they are smaller. And requests that cannot be answered in time are refused just before their batch would leave.
+
+No clock is read here: times come in as seconds of any one clock. Must not live here: queues, timers, threads.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+FORGETTING = 0.98
+"""Weight of a batch against the next one, in the fit of what runs cost."""
+RIDGE = 0.02
+"""How firmly the slope is held where batch sizes hardly differ."""
+LEAST_BATCHES = 8
+"""Batches before anything learnt is used; until then the policy is eager."""
+LEAST_ALPHA_S = 0.002
+"""Waiting for company is not worth a timer where a run's fixed cost is less: event loops count in milliseconds."""
+MOST_SIGMA = 0.3
+MOST_LOAD = 0.95
+TRY_EVERY = 64
+"""Batches between two attempts at waiting, while it has not paid."""
+RATE_RUNS = 5.0
+"""The arrival rate is that of so many times the duration of a full batch."""
+_LONG_S = 3600.0
+"""Nothing that is this far apart belongs together."""
+
+
+class Cost(NamedTuple):
+    """What a run of ``b`` rows takes: ``alpha_s + beta_s * b`` seconds; ``sigma`` is the usual relative error."""
+
+    alpha_s: float
+    beta_s: float
+    sigma: float = 0.0
+
+    def of(self, rows: float) -> float:
+        """Seconds for a run of ``rows``."""
+        return self.alpha_s + self.beta_s * rows
+
+    def cautious(self, rows: float) -> float:
+        """Seconds that a run of ``rows`` will rarely exceed."""
+        return (1.0 + self.sigma) * (self.alpha_s + self.beta_s * rows)
+
+
+def fit_cost(samples: list[tuple[int, float]]) -> Cost:
+    """The cost that fits timed runs ``(rows, seconds)`` best, weighing each by its own size (relative errors count)."""
+    w = [1.0 / max(seconds, 1e-9) ** 2 for _, seconds in samples]
+    total = sum(w)
+    mean_b = sum(wi * b for wi, (b, _) in zip(w, samples, strict=True)) / total
+    mean_d = sum(wi * d for wi, (_, d) in zip(w, samples, strict=True)) / total
+    spread = sum(wi * (b - mean_b) ** 2 for wi, (b, _) in zip(w, samples, strict=True))
+    slope = sum(wi * (b - mean_b) * (d - mean_d) for wi, (b, d) in zip(w, samples, strict=True))
+    beta = min(max(slope / spread, 0.0), mean_d / mean_b) if spread else 0.0
+    alpha = max(mean_d - beta * mean_b, 0.0)
+    errors = [(d / max(alpha + beta * b, 1e-12) - 1.0) ** 2 for b, d in samples]
+    return Cost(alpha, beta, min(math.sqrt(sum(errors) / len(errors)), MOST_SIGMA))
+
+
+@dataclass(slots=True)
+class CostFit:
+    """Least squares of run time against rows, older runs counting less; fed by :meth:`add`."""
+
+    cost: Cost = field(default=Cost(0.0, 0.0, MOST_SIGMA))  # noqa: RUF009 - a tuple, frozen
+    batches: int = 0
+    _w: float = 0.0
+    _b: float = 0.0
+    _d: float = 0.0
+    _bb: float = 0.0
+    _bd: float = 0.0
+    _error: float = 0.0
+
+    def add(self, rows: int, run_s: float) -> None:
+        """One run of ``rows`` took ``run_s`` seconds."""
+        old = self.cost
+        if self.batches:
+            relative = run_s / max(old.of(rows), 1e-9) - 1.0
+            # One hiccup of the machine is no reason to refuse everything that follows.
+            self._error += 0.05 * (min(relative * relative, 1.0) - self._error)
+        self.batches += 1
+        keep = FORGETTING
+        self._w = keep * self._w + 1.0
+        self._b = keep * self._b + rows
+        self._d = keep * self._d + run_s
+        self._bb = keep * self._bb + rows * rows
+        self._bd = keep * self._bd + rows * run_s
+        mean_b, mean_d = self._b / self._w, self._d / self._w
+        spread = self._bb / self._w - mean_b * mean_b
+        together = self._bd / self._w - mean_b * mean_d
+        ridge = RIDGE * self._bb / self._w
+        beta = (together + ridge * old.beta_s) / (spread + ridge)
+        beta = min(max(beta, 0.0), mean_d / mean_b)
+        self.cost = Cost(max(mean_d - beta * mean_b, 0.0), beta, min(math.sqrt(self._error), MOST_SIGMA))
+
+
+class Wants(NamedTuple):
+    """What to do now: ``refuse`` the oldest request; or run up to ``take_rows``; or, if that is 0, look again.
+
+    That is in ``wait_s`` seconds, or when something happens if it is infinite. ``reason`` says why a batch leaves:
+    ``idle`` (the model is free) or ``deferral`` (it had waited for company).
+    """
+
+    take_rows: int
+    wait_s: float
+    reason: str
+    refuse: bool = False
+
+
+NOTHING = Wants(0, math.inf, "")
+REFUSE = Wants(0, 0.0, "", refuse=True)
+
+
+class Adaptive:
+    """What has been learnt of one model and its load. The batcher tells it of every event, in order, and asks it.
+
+    ``max_rows`` is the largest batch. ``calibrated`` is what runs cost as measured when the model was loaded: the size
+    of batches follows from it where beta > alpha, and not from the fit, since a fit that shapes the batches it is fed with
+    confirms itself.
+    """
+
+    __slots__ = (
+        "_began_rows",
+        "_calibrated",
+        "_deferred_rows",
+        "_deferring_since_s",
+        "_fit",
+        "_gap_s",
+        "_integral",
+        "_last_arrival_s",
+        "_last_change_s",
+        "_last_finish_s",
+        "_max_rows",
+        "_peak",
+        "_population",
+        "_rate",
+        "_rate_at_s",
+        "_rows_cost_most",
+        "_score",
+        "_since_try",
+        "_slots",
+    )
+
+    def __init__(self, max_rows: int, calibrated: Cost | None = None, slots: int = 1) -> None:
+        self._max_rows = max_rows
+        self._calibrated = calibrated
+        self._slots = slots
+        self._fit = CostFit()
+        if calibrated is not None:
+            self._fit.cost = calibrated
+        self._gap_s = 2 * _LONG_S
+        self._last_arrival_s = -math.inf
+        self._last_finish_s = -math.inf
+        self._rows_cost_most = calibrated is not None and calibrated.beta_s > calibrated.alpha_s
+        self._peak = 0
+        self._population = 0.0
+        self._rate = 0.0
+        self._rate_at_s = 0.0
+        self._score = 0.0
+        self._since_try = 0
+        self._deferring_since_s = -1.0
+        self._deferred_rows = 0
+        self._began_rows = 0
+        self._integral = 0.0
+        self._last_change_s = 0.0
+
+    @property
+    def cost(self) -> Cost:
+        """What runs cost, as far as it is known."""
+        return self._fit.cost
+
+    def arrived(self, now_s: float, rows: int, present_rows: int) -> None:
+        """``rows`` joined the queue; ``present_rows`` are queued or in flight now, these among them."""
+        since_s = now_s - max(self._last_arrival_s, self._last_finish_s)
+        if since_s < _LONG_S:
+            self._gap_s += (since_s - self._gap_s) / 8 if self._gap_s < _LONG_S else since_s - self._gap_s
+            if self._rows_cost_most:
+                span_s = RATE_RUNS * max(self._fit.cost.of(self._max_rows), 1e-6)
+                self._rate = self._rate * math.exp((self._rate_at_s - now_s) / span_s) + rows / span_s
+        self._rate_at_s = self._last_arrival_s = now_s
+        if present_rows > self._peak:
+            self._peak = present_rows
+        if self._deferring_since_s >= 0:
+            self._integral += self._deferred_rows * (now_s - self._last_change_s)
+            self._last_change_s = now_s
+            self._deferred_rows += rows
+
+    def finished(self, now_s: float, rows: int, run_s: float, present_rows: int) -> None:
+        """A batch came home after ``run_s`` seconds; ``present_rows`` are queued or still in flight.
+
+        ``rows`` is what the model was given, padding included; 0 if the run tells nothing about what runs cost.
+        """
+        if rows:
+            self._fit.add(rows, run_s)
+        self._last_finish_s = now_s
+        self._population = max(self._population + (self._peak - self._population) / 8, self._peak)
+        self._peak = present_rows
+
+    def decide(self, now_s: float, queued_rows: int, in_flight: int, head_deadline_s: float) -> Wants:
+        """What to do with the queue at this moment.
+
+        ``in_flight`` counts batches. ``head_deadline_s`` is when the oldest request must be answered, infinite if it
+        says nothing.
+        """
+        if not queued_rows or in_flight >= self._slots:
+            return NOTHING
+        learnt = self._fit.batches >= LEAST_BATCHES
+        cost = self._fit.cost
+        cap = self._cap(queued_rows)
+        if learnt and not math.isinf(head_deadline_s):
+            needed_s = cost.cautious(min(queued_rows, cap))
+            if now_s + needed_s > head_deadline_s and not self._probes(now_s, queued_rows, in_flight):
+                return REFUSE
+        if in_flight and queued_rows < self._max_rows:
+            return NOTHING
+        if not in_flight and learnt:
+            wait_s = self._defers(now_s, queued_rows, cap, head_deadline_s)
+            if wait_s > 0:
+                if self._deferring_since_s < 0:
+                    self._deferring_since_s = self._last_change_s = now_s
+                    self._deferred_rows = self._began_rows = queued_rows
+                    self._integral = 0.0
+                return Wants(0, wait_s, "")
+        reason = self._end_deferral(now_s, queued_rows)
+        self._since_try += 1
+        return Wants(cap, 0.0, reason)
+
+    def _cap(self, queued_rows: int) -> int:
+        """Rows that the next batch had better not exceed: all of them, but where a row costs more than a run."""
+        known = self._calibrated
+        if known is None or not self._rows_cost_most:
+            return self._max_rows
+        load = min(MOST_LOAD, self._rate * known.of(self._max_rows) / self._max_rows)
+        best = math.sqrt(2 * queued_rows * known.alpha_s / (known.beta_s * (1 - load)))
+        return min(self._max_rows, max(1, round(best)))
+
+    def _probes(self, now_s: float, queued_rows: int, in_flight: int) -> bool:
+        """Whether to run what cannot be in time all the same: if nothing ever ran, nothing would be learnt."""
+        idle_s = now_s - self._last_finish_s
+        return queued_rows == 1 and not in_flight and idle_s > 4 * self._fit.cost.of(1)
+
+    def _defers(self, now_s: float, queued_rows: int, cap: int, head_deadline_s: float) -> float:
+        """Seconds that the batch may wait for more rows; 0 to let it leave."""
+        alpha = self._fit.cost.alpha_s
+        if alpha < LEAST_ALPHA_S or queued_rows >= min(cap, round(self._population)):
+            return 0.0
+        if self._score < 0 and self._since_try < TRY_EVERY and self._deferring_since_s < 0:
+            return 0.0
+        began_s = self._deferring_since_s if self._deferring_since_s >= 0 else now_s
+        left_s = alpha / 2 - (now_s - began_s)
+        quiet_s = now_s - max(self._last_arrival_s, self._last_finish_s)
+        if queued_rows * max(self._gap_s, quiet_s) >= alpha:
+            return 0.0
+        left_s = min(left_s, alpha / queued_rows - quiet_s)
+        if not math.isinf(head_deadline_s):
+            left_s = min(left_s, head_deadline_s - now_s - self._fit.cost.cautious(min(queued_rows, cap)))
+        return max(left_s, 0.0)
+
+    def _end_deferral(self, now_s: float, queued_rows: int) -> str:
+        """Settle what the waiting brought, if there was any; why the batch leaves."""
+        if self._deferring_since_s < 0:
+            return "idle"
+        self._integral += self._deferred_rows * (now_s - self._last_change_s)
+        joined = queued_rows - self._began_rows
+        gain_s = joined * self._fit.cost.alpha_s - self._integral
+        self._score += (gain_s - self._score) / 8
+        self._deferring_since_s = -1.0
+        self._since_try = 0
+        return "deferral"

@@ -1,0 +1,176 @@
+"""The adaptive policy as values: what it learns, when it waits, how large a batch it wants, whom it refuses."""
+
+import math
+import random
+
+import pytest
+
+from stfs.batcher.adaptive import LEAST_BATCHES, NOTHING, REFUSE, Adaptive, Cost, CostFit, Wants, fit_cost
+
+GPU = Cost(4e-3, 0.08e-3, 0.05)
+LIN = Cost(0.2e-3, 3e-3, 0.05)
+
+
+def test_a_line_is_fitted_through_timed_runs():
+    rng = random.Random(1)
+    samples = [(b, GPU.of(b) * (1 + rng.gauss(0, 0.01))) for b in (1, 2, 4, 8, 16, 32, 64, 128)]
+    fitted = fit_cost(samples)
+    assert fitted.alpha_s == pytest.approx(GPU.alpha_s, rel=0.05)
+    assert fitted.beta_s == pytest.approx(GPU.beta_s, rel=0.05)
+    assert fitted.sigma < 0.05
+    assert fit_cost([(4, 1.0)]) == Cost(1.0, 0.0, 0.0)
+    assert fit_cost([(1, 2.0), (2, 1.0)]).beta_s == 0.0, "a run does not get cheaper by its rows"
+    assert fit_cost([(1, 1.0), (3, 4.0)]).alpha_s == 0.0, "nor cost less than nothing"
+
+
+def test_the_fit_follows_a_model_that_becomes_slower():
+    fit = CostFit()
+    rng = random.Random(2)
+    for _ in range(200):
+        rows = rng.choice((1, 10, 100))
+        fit.add(rows, GPU.of(rows))
+    assert fit.cost.of(50) == pytest.approx(GPU.of(50), rel=0.02)
+    assert fit.cost.sigma < 0.1
+    for _ in range(300):
+        rows = rng.choice((1, 10, 100))
+        fit.add(rows, 2 * GPU.of(rows))
+    assert fit.cost.of(50) == pytest.approx(2 * GPU.of(50), rel=0.05)
+
+
+def test_batches_of_one_size_keep_the_slope_that_was_known():
+    fit = CostFit(cost=GPU)
+    for _ in range(100):
+        fit.add(64, GPU.of(64))
+    assert fit.cost.of(64) == pytest.approx(GPU.of(64), rel=0.02)
+    assert fit.cost.beta_s == pytest.approx(GPU.beta_s, rel=0.1)
+
+
+def learnt(cost=GPU, max_rows=128, batches=LEAST_BATCHES, rows=8, calibrated=None):
+    """A policy that has seen some batches, and its time."""
+    policy = Adaptive(max_rows, calibrated or cost)
+    now = 0.0
+    for _ in range(batches):
+        for i in range(rows):
+            policy.arrived(now + i * 1e-5, 1, i + 1)
+        now += 1e-3 + cost.of(rows)
+        policy.finished(now, rows, cost.of(rows), 0)
+    return policy, now
+
+
+def test_it_is_eager_while_it_knows_nothing():
+    policy = Adaptive(8)
+    assert policy.decide(0.0, 0, 0, math.inf) == NOTHING
+    policy.arrived(0.0, 1, 1)
+    assert policy.decide(0.0, 1, 0, math.inf) == Wants(8, 0.0, "idle")
+    assert policy.decide(0.0, 5, 1, math.inf) == NOTHING
+    assert policy.decide(0.0, 5, 0, 0.0) == Wants(8, 0.0, "idle"), "and refuses nothing"
+
+
+def test_a_lone_client_never_waits():
+    policy = Adaptive(128, GPU)
+    now = 0.0
+    for _ in range(200):
+        now += 1e-4
+        policy.arrived(now, 1, 1)
+        assert policy.decide(now, 1, 0, math.inf).take_rows == 128
+        now += GPU.of(1)
+        policy.finished(now, 1, GPU.of(1), 0)
+
+
+def test_a_cohort_is_waited_for_and_leaves_when_it_is_there():
+    policy, now = learnt(rows=8)
+    waits = []
+    for present in range(1, 9):
+        now += 5e-5
+        policy.arrived(now, 1, present)
+        wants = policy.decide(now, present, 0, math.inf)
+        waits.append(wants.wait_s > 0 and not wants.take_rows)
+    assert waits == [True] * 7 + [False]
+    assert wants.reason == "deferral"
+
+
+def test_it_does_not_wait_for_what_does_not_come():
+    policy, now = learnt(rows=8)
+    policy.arrived(now, 1, 1)
+    wants = policy.decide(now, 1, 0, math.inf)
+    assert 0 < wants.wait_s <= GPU.alpha_s / 2
+    waited = 0.0
+    while not wants.take_rows:
+        now += wants.wait_s
+        waited += wants.wait_s
+        wants = policy.decide(now, 1, 0, math.inf)
+        assert waited <= GPU.alpha_s / 2 + 1e-9
+    assert wants.reason == "deferral"
+    # What did not pay is not done again at once.
+    policy.finished(now + GPU.of(1), 1, GPU.of(1), 0)
+    policy.arrived(now + 2 * GPU.of(1), 1, 1)
+    assert policy.decide(now + 2 * GPU.of(1), 1, 0, math.inf).reason == "idle"
+
+
+def test_no_waiting_where_a_run_is_cheap():
+    policy, now = learnt(Cost(0.05e-3, 0.01e-3, 0.05), rows=8)
+    policy.arrived(now, 1, 1)
+    assert policy.decide(now, 1, 0, math.inf).take_rows == 128
+
+
+def test_batches_are_smaller_where_a_row_costs_more_than_a_run():
+    policy = Adaptive(32, LIN)
+    policy.arrived(0.0, 1, 1)
+    sizes = [policy.decide(0.0, queued, 0, math.inf).take_rows for queued in (1, 8, 32, 1000)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 1
+    assert sizes[1] < 8
+    assert sizes[-1] <= 32
+    assert Adaptive(128, GPU).decide(0.0, 8, 0, math.inf).take_rows == 128
+
+
+def test_the_oldest_is_refused_when_it_cannot_be_in_time():
+    policy, now = learnt()
+    needed = GPU.of(20)
+    assert policy.decide(now, 20, 0, now + needed / 2) == REFUSE
+    assert policy.decide(now, 20, 0, now + 2 * needed).take_rows == 128
+
+
+def test_a_probe_runs_after_a_silence():
+    policy, now = learnt()
+    assert policy.decide(now, 1, 0, now) == REFUSE
+    assert policy.decide(now + 5 * GPU.of(1), 1, 0, now).take_rows == 128
+
+
+def test_runs_that_tell_nothing_are_not_learnt_from():
+    policy, now = learnt()
+    before = policy.cost
+    policy.finished(now + 1, 0, 100.0, 0)
+    assert policy.cost == before
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_order_of_events_is_answered(seed):
+    """Whatever it is told, it answers: rows to take, one to refuse, or a time to wait that is not in the past."""
+    rng = random.Random(seed)
+    policy = Adaptive(rng.choice((1, 4, 128)), rng.choice((None, GPU, LIN)))
+    now, queued, flying = 0.0, 0, 0
+    for _ in range(3000):
+        now += rng.choice((0.0, 1e-6, 1e-3, 1.0, 1e5))
+        kind = rng.randrange(3)
+        if kind == 0:
+            rows = rng.choice((0, 1, 7))
+            queued += rows
+            policy.arrived(now, rows, queued + flying)
+        elif kind == 1 and flying:
+            policy.finished(now, flying, rng.choice((0.0, 1e-9, 1e-3, 50.0)), queued)
+            flying = 0
+        wants = policy.decide(now, queued, int(flying > 0), rng.choice((math.inf, now, now - 5, now + 1)))
+        assert not math.isnan(wants.wait_s)
+        assert wants.wait_s >= 0
+        if not queued or flying:
+            assert wants == NOTHING
+        elif wants.refuse:
+            queued -= 1
+        elif wants.take_rows:
+            flying = min(queued, wants.take_rows)
+            queued -= flying
+        else:
+            assert 0 < wants.wait_s < math.inf, "a queue is not left alone while nothing runs"
+    assert policy.cost.alpha_s >= 0
+    assert policy.cost.beta_s >= 0
