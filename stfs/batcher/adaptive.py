@@ -119,6 +119,8 @@ REFUSE = Wants(0, 0.0, "", refuse=True)
 class Adaptive:
     """What has been learnt of one model and its load. The batcher tells it of every event, in order, and asks it.
 
+    Of arrivals it need be told only while it ``watches``.
+
     ``max_rows`` is the largest batch. ``calibrated`` is what runs cost as measured when the model was loaded: the size
     of batches follows from it where beta > alpha, and not from the fit, since a fit that shapes the batches it is fed with
     confirms itself.
@@ -144,6 +146,7 @@ class Adaptive:
         "_score",
         "_since_try",
         "_slots",
+        "watches",
     )
 
     def __init__(self, max_rows: int, calibrated: Cost | None = None, slots: int = 1) -> None:
@@ -153,6 +156,8 @@ class Adaptive:
         self._fit = CostFit()
         if calibrated is not None:
             self._fit.cost = calibrated
+        self.watches = True
+        """Whether arrivals matter to it. Where runs cost next to nothing they do not, and need not be told."""
         self._gap_s = 2 * _LONG_S
         self._last_arrival_s = -math.inf
         self._last_finish_s = -math.inf
@@ -197,6 +202,7 @@ class Adaptive:
         """
         if rows:
             self._fit.add(rows, run_s)
+            self.watches = self._rows_cost_most or self._fit.cost.alpha_s > LEAST_ALPHA_S / 2
         self._last_finish_s = now_s
         self._population = max(self._population + (self._peak - self._population) / 8, self._peak)
         self._peak = present_rows

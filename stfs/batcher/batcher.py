@@ -141,7 +141,7 @@ class Batcher:
         queue, policy = self._queue, self.policy
         if not admits(policy.max_enqueued_rows, queue.rows, rows):
             raise self._overloaded(rows, now_s)
-        wanted_s = now_s + policy.latency_slo_s
+        wanted_s = now_s + policy.latency_slo_s  # infinite, as a rule
         if deadline_s is not None and deadline_s < wanted_s:
             wanted_s = deadline_s
         if rows <= policy.max_batch_size:
@@ -155,8 +155,9 @@ class Batcher:
             entry.deadline_s = wanted_s
             for piece in entry.cut(policy.max_batch_size):
                 queue.append(piece)
-        if self._adaptive is not None:
-            self._adaptive.arrived(now_s, rows, queue.rows + self._in_flight_rows)
+        adaptive = self._adaptive
+        if adaptive is not None and adaptive.watches:
+            adaptive.arrived(now_s, rows, queue.rows + self._in_flight_rows)
         if deadline_s is not None and self._deadlines.add(entry, deadline_s):
             self._watch_deadlines()
         if not self._in_flight_batches and not self._woken:
