@@ -79,6 +79,7 @@ class Batcher:
         self._in_flight_batches = 0
         self._in_flight_rows = 0
         self._launched_s = 0.0
+        self._anybody_asks = False  # for its journey, so far
         self._woken = False
         self._wait_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
@@ -141,18 +142,16 @@ class Batcher:
         queue, policy = self._queue, self.policy
         if not admits(policy.max_enqueued_rows, queue.rows, rows):
             raise self._overloaded(rows, now_s)
+        if journey is not None:
+            self._anybody_asks = True
         wanted_s = now_s + policy.latency_slo_s  # infinite, as a rule
         if deadline_s is not None and deadline_s < wanted_s:
             wanted_s = deadline_s
         if rows <= policy.max_batch_size:
-            entry = Entry(inputs, rows, key, reply, now_s)
-            entry.journey = journey
-            entry.deadline_s = wanted_s
+            entry = Entry(inputs, rows, key, reply, now_s, wanted_s, journey)
             queue.append(entry)
         else:
-            entry = LargeEntry(inputs, rows, key, reply, now_s)
-            entry.journey = journey
-            entry.deadline_s = wanted_s
+            entry = LargeEntry(inputs, rows, key, reply, now_s, wanted_s, journey)
             for piece in entry.cut(policy.max_batch_size):
                 queue.append(piece)
         adaptive = self._adaptive
@@ -294,12 +293,9 @@ class Batcher:
             self._adaptive.finished(now_s, rows, now_s - launched_s, self._queue.rows + self._in_flight_rows)
         # First the next batch, then the answers to this one: the model works while they are written.
         self._step()
-        position = 0
+        if self._anybody_asks:
+            _tell_journeys(batch, launched_s, now_s)
         for entry, (outputs, error) in zip(batch.entries, outcomes, strict=True):
-            if (journey := entry.journey) is not None:
-                journey.queue_s, journey.run_s = launched_s - entry.arrived_s, now_s - launched_s
-                journey.rows, journey.position = batch.rows, position
-            position += entry.rows
             try:
                 entry.answer(outputs, error)
             except BaseException as end:
@@ -374,6 +370,15 @@ class Batcher:
         self._thread.join()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
+
+
+def _tell_journeys(batch: Batch, launched_s: float, now_s: float) -> None:
+    position = 0
+    for entry in batch.entries:
+        if (journey := entry.journey) is not None:
+            journey.queue_s, journey.run_s = launched_s - entry.arrived_s, now_s - launched_s
+            journey.rows, journey.position = batch.rows, position
+        position += entry.rows
 
 
 def _raise(error: BaseException) -> None:

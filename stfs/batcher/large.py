@@ -21,13 +21,13 @@ class LargeEntry(Entry):
     def cut(self, limit_rows: int) -> list[Entry]:
         """The pieces, to be queued together."""
         self._pieces = [
-            Entry(inputs, rows, self.key, partial(self._on_piece, number), self.arrived_s)
+            Entry(
+                inputs, rows, self.key, partial(self._on_piece, number), self.arrived_s, self.deadline_s, self.journey
+            )
             for number, (inputs, rows) in enumerate(pieces(self.inputs, self.rows, limit_rows))
         ]
         self._answers: list[Tensors] = [{}] * len(self._pieces)
         self._missing = len(self._pieces)
-        for piece in self._pieces:
-            piece.journey, piece.deadline_s = self.journey, self.deadline_s
         return self._pieces
 
     def _on_piece(self, number: int, outputs: Tensors | None, error: RequestError | None) -> None:

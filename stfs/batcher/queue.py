@@ -46,14 +46,23 @@ class Entry:
 
     __slots__ = ("arrived_s", "deadline_s", "inputs", "journey", "key", "queue", "reply", "rows")
 
-    def __init__(self, inputs: Tensors, rows: int, key: Hashable, reply: Reply, arrived_s: float) -> None:
+    def __init__(
+        self,
+        inputs: Tensors,
+        rows: int,
+        key: Hashable,
+        reply: Reply,
+        arrived_s: float,
+        deadline_s: float = math.inf,
+        journey: Journey | None = None,
+    ) -> None:
         self.inputs = inputs
         self.rows = rows
         self.key = key
         self.reply: Reply | None = reply
         self.arrived_s = arrived_s
-        self.deadline_s = math.inf
-        self.journey: Journey | None = None
+        self.deadline_s = deadline_s
+        self.journey = journey
         self.queue: Queue | None = None
         """The queue that holds this entry; ``None`` before, and once it is taken or out."""
 
