@@ -67,7 +67,7 @@ def fit_cost(samples: list[tuple[int, float]]) -> Cost:
 class CostFit:
     """Least squares of run time against rows, older runs counting less; fed by :meth:`add`."""
 
-    cost: Cost = field(default=Cost(0.0, 0.0, MOST_SIGMA))  # noqa: RUF009 - a tuple, frozen
+    cost: Cost = field(default=Cost(0.0, 0.0, MOST_SIGMA))
     batches: int = 0
     _w: float = 0.0
     _b: float = 0.0
@@ -121,9 +121,9 @@ class Adaptive:
 
     Of arrivals it need be told only while it ``watches``.
 
-    ``max_rows`` is the largest batch. ``calibrated`` is what runs cost as measured when the model was loaded: the size
-    of batches follows from it where beta > alpha, and not from the fit, since a fit that shapes the batches it is fed with
-    confirms itself.
+    ``max_rows`` is the largest batch. ``calibrated`` is what runs cost as measured when the model was loaded: where
+    beta > alpha the size of batches follows from it and not from the fit, since a fit that shapes the batches that it is
+    fed with confirms itself.
     """
 
     __slots__ = (
