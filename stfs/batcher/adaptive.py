@@ -122,7 +122,7 @@ class Adaptive:
     Of arrivals it need be told only while it ``watches``.
 
     ``max_rows`` is the largest batch. ``calibrated`` is what runs cost as measured when the model was loaded: where
-    beta > alpha the size of batches follows from it and not from the fit, since a fit that shapes the batches that it is
+    beta > alpha the size of batches follows from it and not from the fit, since a fit that shapes the batches it is
     fed with confirms itself.
     """
 
