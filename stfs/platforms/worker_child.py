@@ -119,9 +119,12 @@ class Worker:
         }
 
     def _run(self, message: Message, segment: Segment) -> Message:
+        servable = self._servables.get(message["model"])
+        if servable is None:  # it was closed while this message was on its way
+            raise Unavailable("the model has been unloaded")
         segment.see(message["size"])
         inputs = segment.read(message["tensors"])
-        outputs = self._servables[message["model"]].run(message["signature"], inputs)
+        outputs = servable.run(message["signature"], inputs)
         try:
             places, _ = segment.write(outputs, output_start(message["end"]))
         except OSError as error:

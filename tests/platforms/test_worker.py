@@ -21,6 +21,7 @@ from stfs.errors import (
 )
 from stfs.platforms.base import LoadOptions
 from stfs.platforms.loading import Hosting, open_servable
+from stfs.platforms.worker_run import run_once
 
 SIGNATURE = "serving_default"
 
@@ -175,6 +176,15 @@ def test_closing_closes_the_model_and_ends_its_process(tmp_path, opened):
     with pytest.raises(Unavailable, match='model "m" has been unloaded'):
         servable.run(SIGNATURE, order(1.0))
     servable.close()
+
+
+def test_a_run_that_crosses_a_close_on_its_way_is_unavailable(tmp_path, opened):
+    """Too narrow a gap to hit: so the message goes out as if the close had come just before it."""
+    servable = opened(write_model(tmp_path), GroupedPlatform(), Hosting())
+    process = servable._worker._process
+    with pytest.raises(Unavailable, match="the model has been unloaded"):
+        run_once(process, 999, SIGNATURE, order(1.0))
+    assert servable.run(SIGNATURE, order(1.0))["y"] == 2.0
 
 
 def test_what_closing_raises_is_told(tmp_path, opened):
