@@ -174,6 +174,7 @@ def catboost_categories(folder: Path, suffix: str = ".cbm") -> Path:
     data = catboost.Pool(cells, y, cat_features=[0, 2], feature_names=list(CATBOOST_COLUMNS))
     settings = {"iterations": 6, "depth": 3, "verbose": 0, "allow_writing_files": False, "thread_count": 1}
     model = catboost.CatBoostClassifier(**settings).fit(data)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"model{suffix}"
     if suffix in (".pkl", ".joblib"):
         return pickled(model, path)

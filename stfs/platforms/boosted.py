@@ -78,8 +78,9 @@ class Inputs:
             raise InvalidInput(name, f'"{text}" is none of the values that the model knows', f" [{row}]") from None
 
     def _matrix(self) -> TensorSpec:
-        doc = ", ".join(feature.name for feature in self.features if feature.name)
-        return TensorSpec(INPUT, self.dtype, (None, len(self.features)), doc, nullable=True)
+        names = tuple(feature.name for feature in self.features if feature.name)
+        doc = ", ".join(names)
+        return TensorSpec(INPUT, self.dtype, (None, len(self.features)), doc, nullable=True, columns=names)
 
     def _column(self, feature: Feature) -> TensorSpec:
         values = feature.categories

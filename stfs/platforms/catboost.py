@@ -174,19 +174,19 @@ def _predictor(model: Any, threads: int) -> Callable[[Array], Tensors]:
     """Calls of one model on several threads at once give the right answers."""
     import catboost
 
+    def predicted(matrix: Array, *kind: str) -> Array:
+        # Several columns come in Fortran order.
+        return np.ascontiguousarray(model.predict(matrix, *kind, thread_count=threads))
+
     if not isinstance(model, catboost.CatBoostClassifier):
-        return lambda matrix: {RESULT: model.predict(matrix, thread_count=threads)}
-
-    def raw(matrix: Array) -> Array:
-        return np.asarray(model.predict(matrix, prediction_type="RawFormulaVal", thread_count=threads))
-
+        return lambda matrix: {RESULT: predicted(matrix)}
     if _loss(model) in ("Logloss", "MultiClass") and model.get_probability_threshold() in (None, 0.5):
         classes = np.asarray(model.classes_)
-        return lambda matrix: _derived(raw(matrix), classes)
+        return lambda matrix: _derived(predicted(matrix, "RawFormulaVal"), classes)
     return lambda matrix: {
-        RESULT: raw(matrix),
-        "predict": _labels(model.predict(matrix, thread_count=threads)),
-        "predict_proba": model.predict_proba(matrix, thread_count=threads),
+        RESULT: predicted(matrix, "RawFormulaVal"),
+        "predict": _labels(predicted(matrix, "Class")),
+        "predict_proba": predicted(matrix, "Probability"),
     }
 
 
@@ -202,11 +202,10 @@ def _derived(scores: Array, classes: Array) -> Tensors:
     return {RESULT: scores, "predict": labels(classes, indices), "predict_proba": chances}
 
 
-def _labels(predicted: Any) -> Array:
+def _labels(predicted: Array) -> Array:
     """CatBoost gives the labels of many classes as one column."""
-    array = np.asarray(predicted)
-    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-    return as_bytes(array) if array.dtype.kind in "OUS" else array
+    flat = predicted.reshape(-1) if predicted.ndim == 2 and predicted.shape[1] == 1 else predicted
+    return as_bytes(flat) if flat.dtype.kind in "OUS" else flat
 
 
 def told(error: BaseException) -> str:

@@ -50,7 +50,10 @@ def _owner(file: Path, mtime_ns: int, size_bytes: int) -> str | None:
 
 
 def outermost_module(head: bytes) -> str | None:
-    """The module of the class of a pickle's outermost object; ``None`` if it is no class, or ``head`` no pickle."""
+    """The module of the class of a pickle's outermost object; ``None`` if it is no class, or ``head`` no pickle.
+
+    A tuple passes for its first member, for pickles write members first; whoever loads it will see.
+    """
     texts: list[str] = []
     try:
         for opcode, argument, _ in pickletools.genops(head):
