@@ -264,7 +264,11 @@ class Worker:
             self._process.tell({"op": "close", "id": NO_ANSWER, "model": hosted.number})
             return _nothing
         if error is None:
-            return self._loaded(hosted, _decode(answer.result()))
+            try:
+                return self._loaded(hosted, _decode(answer.result()))
+            except (TypeError, KeyError, ValueError) as odd:
+                told = f"{hosted.path}: stfs has changed since the server started, so start it anew ({one_line(odd)})"
+                error = LoadFailed(told)
         if hosted.loaded is None:
             return self._drop(hosted, error)
         hosted.failures += 1

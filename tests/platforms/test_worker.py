@@ -19,6 +19,7 @@ from stfs.errors import (
     PlatformMissing,
     Unavailable,
 )
+from stfs.platforms import worker_supervisor
 from stfs.platforms.base import LoadOptions
 from stfs.platforms.loading import Hosting, open_servable
 from stfs.platforms.worker_run import run_once
@@ -134,6 +135,17 @@ def test_load_errors_are_typed(tmp_path, opened):
     with pytest.raises(Exception, match="a bug in the adapter") as bug:
         opened(write_model(tmp_path, "bug", bug=True))
     assert type(bug.value).__name__ == "ZeroDivisionError"
+
+
+def test_a_worker_of_a_newer_stfs_is_refused(tmp_path, opened, monkeypatch):
+    """As where the package is upgraded under a running server: the worker is started from the new files."""
+
+    def decode(message):
+        raise TypeError("unexpected keyword argument 'colour'")
+
+    monkeypatch.setattr(worker_supervisor, "decode_signature", decode)
+    with pytest.raises(LoadFailed, match=r"stfs has changed since the server started.*'colour'"):
+        opened(write_model(tmp_path))
 
 
 def test_options_and_processing_arrive(tmp_path, opened):
