@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -267,7 +268,7 @@ def _warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]
             batches = _keeps_rows(servable, signature)
         elif any(spec.shape is None for spec in signature.outputs):
             batches = False  # nothing has shown that this output has a row for each input row
-        settled[key] = Signature(signature.name, signature.inputs, signature.outputs, batches)
+        settled[key] = replace(signature, batchable=batches)
     return settled
 
 

@@ -20,6 +20,11 @@ Shape = tuple[int | None, ...]
 
 STRING = np.dtype(object)
 
+PREDICT = "tensorflow/serving/predict"
+CLASSIFY = "tensorflow/serving/classify"
+REGRESS = "tensorflow/serving/regress"
+"""What a signature may be called by (``signature_constants.py`` of TensorFlow)."""
+
 MAX_VALUES_TOLD = 20
 """Allowed values that an error lists."""
 
@@ -37,6 +42,7 @@ class TensorSpec:
     ``nullable`` says that a value may be missing: NaN in a float tensor, ``b""`` in a tensor of strings; requests may
     then say ``null``. ``values`` lists what a categorical input may hold, as text; empty where it is not categorical.
     ``columns`` names the columns of an input of shape ``[rows, n]``, so that a request may send them by name.
+    ``graph_name`` is what the framework's own graph calls it (``serving_default_x:0``); empty where there is no graph.
     """
 
     name: str
@@ -46,6 +52,7 @@ class TensorSpec:
     nullable: bool = False
     values: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    graph_name: str = field(default="", compare=False)
 
     @property
     def is_column(self) -> bool:
@@ -142,12 +149,15 @@ class Signature:
     """A callable of a model: its named inputs and outputs.
 
     ``batchable`` says that rows along dimension 0 are independent, so that several requests can share one run.
+    ``method_name`` says which calls of TensorFlow Serving it is meant for: ``PREDICT``, or of tables of examples
+    ``CLASSIFY`` or ``REGRESS``. It may be empty or anything else, since it is the model's word.
     """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batchable: bool
+    method_name: str = PREDICT
     columns: Mapping[str, TensorSpec] = field(init=False, repr=False, compare=False)
     """What a table may call its columns: the inputs by name if each of them is a column, the columns of the only input
     (with that input's spec) if it names them, else nothing."""

@@ -106,7 +106,7 @@ def _binding(tf: Any, name: str, definition: Any) -> Binding:
     takes, gives = tuple(part.spec for part in inputs), tuple(part.spec for part in outputs)
     sparse = any(part.sparse for part in (*inputs, *outputs))  # rows of which cannot be stacked
     return Binding(
-        Signature(name, takes, gives, not sparse and can_batch(takes, gives)),
+        Signature(name, takes, gives, not sparse and can_batch(takes, gives), definition.method_name),
         tuple(spec.name for spec in takes),
         feeds,
         tuple(part.dtype if part.dtype != part.spec.dtype else None for part in inputs),
@@ -123,7 +123,13 @@ class _Part:
     spec: TensorSpec
     tensor: str
     dtype: np.dtype[Any]
-    sparse: bool = False
+    sparse: bool
+
+
+def _part(
+    name: str, shown: np.dtype[Any], shape: Shape | None, tensor: str, actual: np.dtype[Any], sparse: bool = False
+) -> _Part:
+    return _Part(TensorSpec(name, shown, shape, graph_name=tensor), tensor, actual, sparse)
 
 
 def _parts(tf: Any, name: str, info: Any) -> Sequence[_Part]:
@@ -131,15 +137,15 @@ def _parts(tf: Any, name: str, info: Any) -> Sequence[_Part]:
     shown, actual = _dtypes(tf, name, info.dtype)
     shape = _shape(info.tensor_shape)
     if kind == "name":
-        return [_Part(TensorSpec(name, shown, shape), info.name, actual)]
+        return [_part(name, shown, shape, info.name, actual)]
     if kind == "coo_sparse":
         index = np.dtype("int64")
         rank = None if shape is None else len(shape)
         coo = info.coo_sparse
         return [
-            _Part(TensorSpec(f"{name}_values", shown, (None,)), coo.values_tensor_name, actual, True),
-            _Part(TensorSpec(f"{name}_indices", index, (None, rank)), coo.indices_tensor_name, index, True),
-            _Part(TensorSpec(f"{name}_shape", index, (rank,)), coo.dense_shape_tensor_name, index, True),
+            _part(f"{name}_values", shown, (None,), coo.values_tensor_name, actual, sparse=True),
+            _part(f"{name}_indices", index, (None, rank), coo.indices_tensor_name, index, sparse=True),
+            _part(f"{name}_shape", index, (rank,), coo.dense_shape_tensor_name, index, sparse=True),
         ]
     raise _NotServableError(f'"{name}" is neither a dense nor a sparse tensor')
 

@@ -159,13 +159,14 @@ def encode_signature(signature: Signature) -> Message:
         "inputs": [_encode_spec(spec) for spec in signature.inputs],
         "outputs": [_encode_spec(spec) for spec in signature.outputs],
         "batchable": signature.batchable,
+        "method_name": signature.method_name,
     }
 
 
 def decode_signature(message: Message) -> Signature:
     """The signature that :func:`encode_signature` was given."""
     inputs, outputs = (tuple(_decode_spec(spec) for spec in message[side]) for side in ("inputs", "outputs"))
-    return Signature(message["name"], inputs, outputs, message["batchable"])
+    return Signature(message["name"], inputs, outputs, message["batchable"], message["method_name"])
 
 
 def _encode_spec(spec: TensorSpec) -> Message:
