@@ -70,7 +70,7 @@ def record(context: Context, lease: Lease, dialect: str, outcome: str, seconds: 
     """Count one answered request under the model that it held, if any."""
     served = lease.served
     name, version = (served.name, str(served.version)) if served is not None else ("-", "-")
-    context.metrics.record_request(name, version, dialect, outcome, seconds)
+    context.metrics.record_request(name, version, dialect, outcome, seconds, lease.decode_s, lease.encode_s)
 
 
 async def infer(
@@ -104,6 +104,14 @@ def deadline(limit_s: float, asked_ms: float | None, now_s: float) -> float | No
     """When a request expires: the server's limit (0: none) or what the client asked for, whichever is sooner."""
     bound_s = min(limit_s or math.inf, math.inf if asked_ms is None else asked_ms / 1e3)
     return None if math.isinf(bound_s) else now_s + bound_s
+
+
+def sooner(deadline_s: float | None, lease: Lease, started_s: float) -> float | None:
+    """The deadline, or the one that the request's body has asked for if that is sooner."""
+    if lease.timeout_s is None:
+        return deadline_s
+    asked_s = started_s + lease.timeout_s
+    return asked_s if deadline_s is None else min(asked_s, deadline_s)
 
 
 def served_headers(lease: Lease) -> Mapping[str, str]:

@@ -41,7 +41,16 @@ class Lease:
     answer is ready, whatever happened; ``served`` tells of the version held last even then. For the event-loop thread.
     """
 
-    __slots__ = ("_context", "_default_name", "_default_version", "_handle", "served")
+    __slots__ = (
+        "_context",
+        "_default_name",
+        "_default_version",
+        "_handle",
+        "decode_s",
+        "encode_s",
+        "served",
+        "timeout_s",
+    )
 
     def __init__(self, context: Context, name: str | None = None, version: int | None = None) -> None:
         self._context = context
@@ -50,6 +59,10 @@ class Lease:
         self._handle: Handle[Model] | None = None
         self.served: Handle[Model] | None = None
         """Name and version of the model that was held last, released or not; ``None`` if none was found."""
+        self.timeout_s: float | None = None
+        """How long the request's body allows for its answer; set by the dialects that have a place for it."""
+        self.decode_s = self.encode_s = 0.0
+        """How long reading the request and writing the answer took; set by what carries it, for the statistics."""
 
     def __call__(self, model_name: str | None, version: int | None, signature_name: str | None) -> Signature:
         """The signature meant; see :class:`stfs.protocols.request.Resolver` for what is raised."""

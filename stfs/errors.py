@@ -118,7 +118,11 @@ class TooLarge(RequestError):
 
 
 class NotFound(RequestError):
-    """What the request names is not served here."""
+    """What the request names is not served here. ``model`` is the name of the model that was asked for, where known."""
+
+    def __init__(self, message: str, model: str = "") -> None:
+        super().__init__(message)
+        self.model = model
 
 
 class ModelNotFound(NotFound):

@@ -6,8 +6,9 @@ thread, and costs a dictionary look-up and a few additions. A snapshot is a set 
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -76,6 +77,60 @@ class Snapshot:
     run_seconds: Mapping[ModelKey, HistogramSnapshot]
 
 
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """So many times, so many seconds in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    """Sums since the version was loaded.
+
+    Of requests: ``success`` and ``fail`` from their beginning to their end, ``decode`` and ``encode`` of those that
+    succeeded. Of runs of the model: ``run``, the ``queue`` wait of each run's oldest request, and ``by_rows``, the runs
+    that succeeded by their number of rows without padding; ``rows`` is the sum of these. ``last_s``: when the last run
+    ended, in seconds since 1970; 0 if none has.
+    """
+
+    success: Sum = Sum()
+    fail: Sum = Sum()
+    decode: Sum = Sum()
+    encode: Sum = Sum()
+    queue: Sum = Sum()
+    run: Sum = Sum()
+    by_rows: Mapping[int, Sum] = field(default_factory=dict)
+    last_s: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        """Rows that were answered."""
+        return sum(rows * runs.count for rows, runs in self.by_rows.items())
+
+
+class _Adder:
+    """A growing :class:`Sum`."""
+
+    __slots__ = ("count", "seconds")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+
+    def add(self, other: _Adder) -> None:
+        self.count += other.count
+        self.seconds += other.seconds
+
+    def snapshot(self) -> Sum:
+        return Sum(self.count, self.seconds)
+
+
 @dataclass(slots=True)
 class _PerModel:
     request_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
@@ -85,6 +140,12 @@ class _PerModel:
     padded_rows: int = 0
     failed_batches: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    success: _Adder = field(default_factory=_Adder)
+    fail: _Adder = field(default_factory=_Adder)
+    decode: _Adder = field(default_factory=_Adder)
+    encode: _Adder = field(default_factory=_Adder)
+    by_rows: dict[int, _Adder] = field(default_factory=dict)
+    last_s: float = 0.0
 
     def add(self, other: _PerModel) -> None:
         self.request_seconds.add(other.request_seconds)
@@ -95,23 +156,69 @@ class _PerModel:
         self.failed_batches += other.failed_batches
         for reason, count in other.reasons.items():
             self.reasons[reason] = self.reasons.get(reason, 0) + count
+        self.success.add(other.success)
+        self.fail.add(other.fail)
+        self.decode.add(other.decode)
+        self.encode.add(other.encode)
+        for rows, runs in other.by_rows.items():
+            self.runs_of(rows).add(runs)
+        self.last_s = max(self.last_s, other.last_s)
+
+    def runs_of(self, rows: int) -> _Adder:
+        """The successful runs of so many rows; a batch has a bound, so there are not many of these."""
+        runs = self.by_rows.get(rows)
+        if runs is None:
+            runs = self.by_rows[rows] = _Adder()
+        return runs
+
+    def statistics(self) -> ModelStatistics:
+        return ModelStatistics(
+            success=self.success.snapshot(),
+            fail=self.fail.snapshot(),
+            decode=self.decode.snapshot(),
+            encode=self.encode.snapshot(),
+            queue=Sum(sum(self.queue_seconds.counts), self.queue_seconds.total),
+            run=Sum(sum(self.run_seconds.counts), self.run_seconds.total),
+            by_rows={rows: runs.snapshot() for rows, runs in self.by_rows.items()},
+            last_s=self.last_s,
+        )
 
 
 class Metrics:
-    """The counters of one server. All methods are for the event-loop thread."""
+    """The counters of one server. All methods are for the event-loop thread.
 
-    def __init__(self) -> None:
+    ``clock`` gives the time of day, in seconds since 1970.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._requests: dict[tuple[str, str, str, str], int] = {}
         self._models: dict[ModelKey, _PerModel] = {}
 
-    def record_request(self, model: str, version: str, dialect: str, outcome: str, seconds: float) -> None:
+    def record_request(
+        self,
+        model: str,
+        version: str,
+        dialect: str,
+        outcome: str,
+        seconds: float,
+        decode_s: float = 0.0,
+        encode_s: float = 0.0,
+    ) -> None:
         """One request answered. ``outcome`` is ``ok`` or the error's type in snake case.
 
         ``model`` must be the name of a model that exists, or ``"-"``: names that clients make up are not label values.
         """
         key = (model, version, dialect, outcome)
         self._requests[key] = self._requests.get(key, 0) + 1
-        self._model(model, version).request_seconds.observe(seconds)
+        entry = self._model(model, version)
+        entry.request_seconds.observe(seconds)
+        if outcome == "ok":
+            entry.success.observe(seconds)
+            entry.decode.observe(decode_s)
+            entry.encode.observe(encode_s)
+        else:
+            entry.fail.observe(seconds)
 
     def record_batch(
         self,
@@ -133,6 +240,9 @@ class Metrics:
         entry.padded_rows += padded
         entry.failed_batches += failed
         entry.reasons[reason] = entry.reasons.get(reason, 0) + 1
+        entry.last_s = self._clock()
+        if not failed:
+            entry.runs_of(rows).observe(run_s)
 
     def retire(self, model: str, version: str) -> None:
         """A version has gone: its counts go on in those of :data:`RETIRED`, so that versions do not pile up here."""
@@ -143,6 +253,11 @@ class Metrics:
             kept = (model, RETIRED, key[2], key[3])
             # Popped before the sum is read, since the two keys are one where the retired counts themselves retire.
             self._requests[kept] = self._requests.pop(key) + self._requests.get(kept, 0)
+
+    def statistics(self, model: str, version: str) -> ModelStatistics:
+        """What one version has done; all zero if nothing yet."""
+        entry = self._models.get((model, version))
+        return ModelStatistics() if entry is None else entry.statistics()
 
     def snapshot(self) -> Snapshot:
         """Everything recorded until now."""

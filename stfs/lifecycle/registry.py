@@ -169,9 +169,10 @@ class Registry(Generic[M]):
         if there is not None:
             versions = ", ".join(map(str, there))
             return VersionNotFound(
-                f'model "{name}" has no version {version}; it serves: {versions} (model_version_policy says which)'
+                f'model "{name}" has no version {version}; it serves: {versions} (model_version_policy says which)',
+                name,
             )
         if name in self._known:
             return Unavailable(f'model "{name}" is not available: {self._known[name]}')
         names = ", ".join(f'"{known}"' for known in sorted({*self._known, *self.serving()})) or "none"
-        return ModelNotFound(f'no model "{name}"; models here: {names}')
+        return ModelNotFound(f'no model "{name}"; models here: {names}', name)

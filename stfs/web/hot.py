@@ -20,13 +20,13 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from stfs import errors
-from stfs.carry import record, snake_case
+from stfs.carry import record, snake_case, sooner
 from stfs.context import Lease
 from stfs.protocols.request import Payload
 from stfs.signature import Tensors
 from stfs.web import compression
 from stfs.web.hot_shared import HotPath, echoed, lines
-from stfs.web.infer import error_parts
+from stfs.web.infer import COMPRESSIBLE, error_parts
 
 try:
     from stfs.web._headscan import BODY_SHORT, OTHER, WHOLE, Head
@@ -175,6 +175,9 @@ class HotHandler(RequestHandler):
             model = lease.model
             assert model is not None, "a decoded request holds its model"
             deadline_s = self._started_s + hot.timeout_s if hot.timeout_s else None
+            lease.decode_s = time.monotonic() - self._started_s
+            if lease.timeout_s is not None:
+                deadline_s = sooner(deadline_s, lease, self._started_s)
             self._ticket = model.submit(signature, inputs, self._reply, deadline_s)
             self._request_in_progress = True
         except errors.RequestError as error:
@@ -203,6 +206,7 @@ class HotHandler(RequestHandler):
         """Write the response, or have it compressed first."""
         outcome = "ok"
         if outputs is not None:
+            started_s = time.monotonic()
             try:
                 payload = self._encode(outputs)
             except errors.RequestError as failure:
@@ -212,8 +216,14 @@ class HotHandler(RequestHandler):
                 error = errors.ModelFailed(f"{type(failure).__name__}: {failure}")
                 outcome = "internal"
             else:
-                size = len(payload if isinstance(payload, bytes) else payload.body)
-                if size > self._hot.compress_over_bytes:
+                self._lease.encode_s = time.monotonic() - started_s
+                if isinstance(payload, bytes):
+                    is_worth_it = len(payload) > self._hot.compress_over_bytes
+                else:
+                    is_worth_it = (
+                        len(payload.body) > self._hot.compress_over_bytes and payload.content_type == COMPRESSIBLE
+                    )
+                if is_worth_it:
                     self._answer_large(payload if isinstance(payload, Payload) else Payload(payload))
                 else:
                     self._write(outcome, 200, payload, self._echo)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from stfs import errors
-from stfs.carry import Timing, counted, deadline, infer, retry_after_s, served_headers, tell
+from stfs.carry import Timing, counted, deadline, infer, retry_after_s, served_headers, sooner, tell
 from stfs.context import Context, Lease
 from stfs.protocols import stfs, tfserving
 from stfs.protocols.request import Payload
@@ -30,6 +30,9 @@ ECHOED = ("X-Request-Id", "traceparent")
 MAX_ECHOED_CHARACTERS = 512
 
 ASKS_TIMING = "X-Server-Timing"
+
+COMPRESSIBLE = "application/json"
+"""Raw tensors hardly become smaller, and trying would take longer than everything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +88,18 @@ async def answer(
             body = await read_body(request, context.config.max_request_bytes, deadline_s)
             decoding_s = time.monotonic()
             signature, inputs, encode = dialect.decode(body, lease)
-            if timing is not None:
-                timing.decode_s = time.monotonic() - decoding_s
+            lease.decode_s = time.monotonic() - decoding_s
+            deadline_s = sooner(deadline_s, lease, started_s)
             outputs = await infer(lease, signature, inputs, deadline_s, timing)
             encoding_s = time.monotonic()
             payload = encode(outputs)
-            if timing is not None:
-                timing.encode_s = time.monotonic() - encoding_s
+            lease.encode_s = time.monotonic() - encoding_s
     except errors.RequestError as error:
         response = error_response(dialect, error, lease)
     else:
         response = await _success(request, context, payload if isinstance(payload, Payload) else Payload(payload))
     if timing is not None:
+        timing.decode_s, timing.encode_s = lease.decode_s, lease.encode_s
         response.headers["Server-Timing"] = timing.header()
     response.headers.update(served_headers(lease))
     response.headers.update(echoed(request.headers))
@@ -138,7 +141,8 @@ def _too_large(limit_bytes: int) -> errors.TooLarge:
 
 async def _success(request: web.Request, context: Context, payload: Payload) -> web.Response:
     body, headers = payload.body, dict(payload.headers)
-    if context.config.compress_over_bytes and len(body) > context.config.compress_over_bytes:
+    limit = context.config.compress_over_bytes
+    if limit and len(body) > limit and payload.content_type == COMPRESSIBLE:
         headers["Vary"] = "Accept-Encoding"
         coding = compression.choose(request.headers.get("Accept-Encoding", ""))
         if coding is not None:
