@@ -116,7 +116,8 @@ def neural_network(folder: Path) -> Path:
     fields = field("y", "integer", "0 1") + "".join(field(f"x{i}") for i in range(3))
     model = (
         '<NeuralNetwork functionName="classification" activationFunction="tanh">'
-        f"{mining('x0', 'x1', 'x2')}<Output>{shares}</Output><NeuralInputs>{inputs}</NeuralInputs><NeuralLayer>{hidden}</NeuralLayer>"
+        f"{mining('x0', 'x1', 'x2')}<Output>{shares}</Output>"
+        f"<NeuralInputs>{inputs}</NeuralInputs><NeuralLayer>{hidden}</NeuralLayer>"
         f'<NeuralLayer activationFunction="identity" normalizationMethod="softmax">{last}</NeuralLayer>'
         f"<NeuralOutputs>{outputs}</NeuralOutputs></NeuralNetwork>"
     )

@@ -7,7 +7,6 @@ here: what is called in Java, which is the adapters' business.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import logging
 import os
@@ -154,8 +153,6 @@ def _start(jpype: Any, library: Path, class_path: frozenset[Path], heap_bytes: i
     release = java_release(library)
     if release is not None and release >= 17:
         arguments.append("--enable-native-access=ALL-UNNAMED")  # JPype is native: from 24 on Java warns of it
-    # Its own signal handler and its wait for threads at exit are for interactive use.
-    vars(importlib.import_module("jpype.config"))["destroy_jvm"] = False
     try:
         jpype.startJVM(
             str(library),
