@@ -10,6 +10,7 @@ from stfs.lifecycle.manager import Manager
 from stfs.lifecycle.registry import Handle, Registry
 from stfs.metrics import Metrics
 from stfs.model import Model
+from stfs.repository import Repository
 from stfs.signature import Signature
 
 
@@ -27,6 +28,7 @@ class Context:
     ready: Callable[[], bool]
     models: Callable[[], tuple[ModelConfig, ...]]
     apply: Callable[[Sequence[ModelConfig]], Awaitable[Mapping[str, str]]]
+    repository: Repository
 
     def default_model(self) -> str:
         """``default``, as in the seed; the only model's name if there is just one."""

@@ -23,6 +23,7 @@ from stfs.lifecycle.registry import Registry
 from stfs.lifecycle.source import FolderSource
 from stfs.metrics import Metrics
 from stfs.model import Model, ModelLoader, is_model
+from stfs.repository import Repository
 from stfs.web.app import make_runner
 from stfs.web.pages import example_curl
 
@@ -51,7 +52,14 @@ class Server:
             on_change=self._on_change,
         )
         self.context = Context(
-            config, self.registry, self.manager, self.metrics, lambda: self._ready, lambda: self.models, self.apply
+            config,
+            self.registry,
+            self.manager,
+            self.metrics,
+            lambda: self._ready,
+            lambda: self.models,
+            self.apply,
+            Repository(lambda: self.models, self.apply, self.manager),
         )
         self._ready = False
         self._runner: web.AppRunner | None = None

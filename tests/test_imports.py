@@ -23,6 +23,8 @@ ROOMS = [
     "calibration",
     "model",
     "protocols",
+    "repository_config",
+    "repository",
     "context",
     "carry",
     "web",

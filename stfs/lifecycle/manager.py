@@ -138,9 +138,10 @@ class Manager(Generic[M]):
         serving = self._registry.serving()
         return {name: model.record.reason() for name, model in models.items() if name not in serving}
 
-    async def poll_once(self) -> None:
-        """Look at each source once and begin what follows from it; see :meth:`settled` for its end."""
-        await asyncio.gather(*(self._poll(model) for model in self._models.values()))
+    async def poll_once(self, name: str | None = None) -> None:
+        """Look at each source once, or that of one model, and begin what follows; see :meth:`settled` for its end."""
+        models = [model for known, model in self._models.items() if name in (None, known)]
+        await asyncio.gather(*(self._poll(model) for model in models))
 
     async def settled(self) -> None:
         """Return when no load and no unload is under way."""

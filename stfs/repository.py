@@ -1,0 +1,171 @@
+"""Triton's model repository: which models there are, loading and unloading them by name on a running server.
+
+Owns the book of what each model was configured with, so that a model that was unloaded can be loaded again. Shared by
+the HTTP and the gRPC side. Must not live here: wire formats; how models are loaded (``lifecycle``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from stfs.config import ModelConfig
+from stfs.errors import ConfigError, InvalidRequest, ModelNotFound
+from stfs.lifecycle.policy import State
+from stfs.lifecycle.record import ModelStatus
+from stfs.repository_config import overridden
+
+UNLOADED = "unloaded"
+"""The reason of a model that was unloaded because somebody asked for it."""
+
+
+class Loaded(Protocol):
+    """What the book needs of the manager of the lifecycle."""
+
+    def status(self) -> tuple[ModelStatus, ...]:
+        """Every model that is to be served, with its versions."""
+
+    async def poll_once(self, name: str | None = None) -> None:
+        """Look for versions of that model."""
+
+    async def settled(self) -> None:
+        """Return when nothing is being loaded or unloaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """One version in the index. ``version`` is ``None`` for a model of which none is known.
+
+    ``state`` is READY, LOADING, UNLOADING or UNAVAILABLE; ``reason`` says why it is not ready, and may be empty.
+    """
+
+    name: str
+    version: int | None
+    state: str
+    reason: str = ""
+
+
+_STATES = {State.AVAILABLE: "READY", State.LOADING: "LOADING", State.UNLOADING: "UNLOADING"}
+
+
+class Repository:
+    """The models that were configured, served or not. For the event-loop thread; one change at a time.
+
+    ``models`` tells what is served now and ``apply`` changes that, as in :class:`stfs.context.Context`.
+    """
+
+    def __init__(
+        self,
+        models: Callable[[], tuple[ModelConfig, ...]],
+        apply: Callable[[Sequence[ModelConfig]], Awaitable[Mapping[str, str]]],
+        manager: Loaded,
+    ) -> None:
+        self._models = models
+        self._apply = apply
+        self._manager = manager
+        self._book = {model.name: model for model in models()}
+        self._applied: dict[str, ModelConfig] = {}  # what was made of the book's by an override
+        self._gone: dict[str, tuple[str, tuple[int, ...]]] = {}  # reason and versions of what is not served
+        self._changing = asyncio.Lock()
+
+    def index(self, *, ready: bool = False) -> list[IndexEntry]:
+        """Every version of every model, those that were unloaded included; only what can be asked if ``ready``."""
+        self._take_in()
+        found: list[IndexEntry] = []
+        for status in self._manager.status():
+            found += _entries(status)
+        served = {model.name for model in self._models()}
+        for name in self._book.keys() - served:
+            reason, versions = self._gone.get(name, (UNLOADED, ()))
+            found += [IndexEntry(name, version, "UNAVAILABLE", reason) for version in versions or (None,)]
+        found.sort(key=lambda entry: (entry.name, entry.version or 0))
+        return [entry for entry in found if entry.state == "READY"] if ready else found
+
+    async def load(self, name: str, override: str | None = None) -> None:
+        """Serve the model from now on, as it was configured, or with what ``override`` says instead (JSON).
+
+        A model that is served so already looks for new versions. Returns when a version serves. Raises
+        :class:`ModelNotFound` for a name that was never configured and :class:`InvalidRequest` with the reason if it
+        does not serve: then what was served before is served again.
+        """
+        async with self._changing:
+            self._take_in()
+            if name not in self._book:
+                raise ModelNotFound(f"{self._known()}; a model is configured when the server starts", name)
+            wanted = self._book[name] if override is None else overridden(self._book[name], override)
+            before = self._models()
+            served = {model.name: model for model in before}
+            if served.get(name) == wanted:
+                await self._look(name)
+                return
+            after = [wanted if model.name == name else model for model in before]
+            if name not in served:
+                after.append(wanted)
+            self._applied[name] = wanted
+            try:
+                failures = await self._apply(after)
+            except ConfigError as error:
+                failures = {name: str(error)}
+            if (reason := failures.get(name)) is None:
+                self._gone.pop(name, None)
+                return
+            if name in served:
+                self._applied[name] = served[name]
+            else:
+                self._gone[name] = (reason, self._versions(name))
+            await self._apply(before)
+            raise InvalidRequest(f"failed to load '{name}': {reason}")
+
+    async def unload(self, name: str) -> None:
+        """Serve the model no more. What was asked of it before is answered; its memory is freed after that.
+
+        Raises :class:`ModelNotFound` for a name that was never configured; a model that is not served stays so.
+        """
+        async with self._changing:
+            self._take_in()
+            if name not in self._book:
+                raise ModelNotFound(self._known(), name)
+            models = self._models()
+            after = [model for model in models if model.name != name]
+            if len(after) < len(models):
+                self._gone[name] = (UNLOADED, self._versions(name))
+                await self._apply(after)
+
+    async def _look(self, name: str) -> None:
+        """Load new versions at once: whoever asks for it has finished writing them."""
+        for _ in range(2):  # what is new must be seen unchanged
+            await self._manager.poll_once(name)
+        await self._manager.settled()
+        status = next((status for status in self._manager.status() if status.name == name), None)
+        if status is not None and not any(v.state is State.AVAILABLE for v in status.versions):
+            reason = next((v.error for v in status.versions if v.error), status.problem or "it has no version")
+            raise InvalidRequest(f"failed to load '{name}': {reason}")
+
+    def _take_in(self) -> None:
+        """What has been configured by others since, by reloading the configuration, is in the book from now on."""
+        for model in self._models():
+            if model not in (self._book.get(model.name), self._applied.get(model.name)):
+                self._book[model.name] = model
+                self._gone.pop(model.name, None)
+
+    def _versions(self, name: str) -> tuple[int, ...]:
+        status = next((status for status in self._manager.status() if status.name == name), None)
+        return () if status is None else tuple(v.version for v in status.versions if v.state is not State.END)
+
+    def _known(self) -> str:
+        return "models here: " + (", ".join(f'"{name}"' for name in sorted(self._book)) or "none")
+
+
+def _entries(status: ModelStatus) -> list[IndexEntry]:
+    if not status.versions:
+        return [IndexEntry(status.name, None, "UNAVAILABLE", status.problem or "")]
+    return [
+        IndexEntry(status.name, v.version, _STATES.get(v.state, "UNAVAILABLE"), v.error or _reason(v.state))
+        for v in status.versions
+    ]
+
+
+def _reason(state: State) -> str:
+    return UNLOADED if state is State.END else ""

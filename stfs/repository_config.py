@@ -1,0 +1,126 @@
+"""Triton's model configuration as far as it has a counterpart here: read over ours, and told of ours.
+
+Source: ``model_config.proto`` in its JSON form. Pure functions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from stfs.config import ModelConfig
+from stfs.errors import ConfigError, InvalidRequest
+from stfs.lifecycle.policy import All, Latest, Specific, VersionPolicy
+
+_WITHOUT_MEANING = frozenset(
+    {
+        "name",
+        "platform",
+        "backend",
+        "runtime",
+        "input",
+        "output",
+        "batch_input",
+        "batch_output",
+        "optimization",
+        "instance_group",
+        "parameters",
+        "default_model_filename",
+        "cc_model_filenames",
+        "metric_tags",
+        "model_warmup",
+        "model_operations",
+        "model_transaction_policy",
+        "model_repository_agents",
+        "response_cache",
+        "model_metrics",
+    }
+)
+"""Fields of Triton's that the files, or the server, decide here. They are let pass: clients send back what they got."""
+
+
+def overridden(model: ModelConfig, text: str) -> ModelConfig:
+    """``model`` with what the JSON object ``text`` says of ``max_batch_size``, ``dynamic_batching`` and
+    ``version_policy``. Raises :class:`InvalidRequest` for what cannot be meant or cannot be had here.
+    """
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f'the parameter "config" is not JSON: {error}') from None
+    if not isinstance(told, dict):
+        raise InvalidRequest('the parameter "config" must hold a JSON object')
+    for key, value in told.items():
+        if key == "max_batch_size":
+            model = _with_size(model, _integer(value, key))
+        elif key == "dynamic_batching":
+            model = _with_delay(model, value)
+        elif key == "version_policy":
+            model = replace(model, version_policy=_policy(value))
+        elif key not in _WITHOUT_MEANING:
+            raise InvalidRequest(
+                f'the parameter "config": "{key[:60]}" cannot be set here; '
+                "max_batch_size, dynamic_batching and version_policy can"
+            )
+    return model
+
+
+def policy_told(policy: VersionPolicy) -> dict[str, Any]:
+    """A version policy as Triton tells it."""
+    match policy:
+        case Latest(n):
+            return {"latest": {"num_versions": n}}
+        case All():
+            return {"all": {}}
+        case Specific(versions):
+            return {"specific": {"versions": sorted(versions)}}
+
+
+def _with_size(model: ModelConfig, size: int) -> ModelConfig:
+    """0 is Triton's word for a model whose rows do not stack."""
+    if size == 0:
+        return replace(model, batchable=False)
+    sizes = model.batch.allowed_batch_sizes
+    allowed = (*(n for n in sizes if n < size), size) if sizes else ()
+    try:
+        batch = replace(model.batch, max_batch_size=size, allowed_batch_sizes=allowed)
+    except ConfigError as error:
+        raise InvalidRequest(f'the parameter "config": {error}') from None
+    return replace(model, batch=batch, batchable=None)
+
+
+def _with_delay(model: ModelConfig, value: Any) -> ModelConfig:
+    if not isinstance(value, Mapping):
+        raise InvalidRequest('the parameter "config": "dynamic_batching" must be an object')
+    key = "max_queue_delay_microseconds"
+    if key not in value:
+        return model
+    return replace(model, batch=replace(model.batch, batch_timeout_s=_integer(value[key], key) / 1e6))
+
+
+def _policy(value: Any) -> VersionPolicy:
+    match value:
+        case {"latest": {"num_versions": n}}:
+            count = _integer(n, "num_versions")
+            if count == 0:
+                raise InvalidRequest('the parameter "config": "num_versions" must be 1 or more')
+            return Latest(count)
+        case {"latest": {}}:
+            return Latest(1)
+        case {"specific": {"versions": [*versions]}} if versions:
+            return Specific(frozenset(_integer(version, "versions") for version in versions))
+        case {"all": {}}:
+            return All()
+    raise InvalidRequest(
+        'the parameter "config": "version_policy" must be {"latest": {"num_versions": N}}, {"all": {}} '
+        'or {"specific": {"versions": [...]}}'
+    )
+
+
+def _integer(value: Any, key: str) -> int:
+    """64-bit integers may be strings in protobuf's JSON."""
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20 else value
+    if type(number) is not int or not 0 <= number < 1 << 63:
+        raise InvalidRequest(f'the parameter "config": "{key}" must be a whole number of 0 or more')
+    return number
