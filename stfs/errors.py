@@ -118,11 +118,15 @@ class TooLarge(RequestError):
 
 
 class NotFound(RequestError):
-    """What the request names is not served here. ``model`` is the name of the model that was asked for, where known."""
+    """What the request names is not served here. ``model`` and ``version`` are what was asked for, where known.
 
-    def __init__(self, message: str, model: str = "") -> None:
+    ``version`` is ``None`` where the latest was asked for.
+    """
+
+    def __init__(self, message: str, model: str = "", version: int | None = None) -> None:
         super().__init__(message)
         self.model = model
+        self.version = version
 
 
 class ModelNotFound(NotFound):

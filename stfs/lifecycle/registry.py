@@ -171,8 +171,9 @@ class Registry(Generic[M]):
             return VersionNotFound(
                 f'model "{name}" has no version {version}; it serves: {versions} (model_version_policy says which)',
                 name,
+                version,
             )
         if name in self._known:
             return Unavailable(f'model "{name}" is not available: {self._known[name]}')
         names = ", ".join(f'"{known}"' for known in sorted({*self._known, *self.serving()})) or "none"
-        return ModelNotFound(f'no model "{name}"; models here: {names}', name)
+        return ModelNotFound(f'no model "{name}"; models here: {names}', name, version)
