@@ -158,6 +158,14 @@ def _pmml(folder: Path) -> str:
     return _answers("pmml", folder, {"x": [3.0]}, 7.0)
 
 
+def _cntk(folder: Path) -> str:
+    from stfs.platforms.cntk import LIBRARIES
+    from stfs.platforms.cntk_capi import VERSION, load_library
+
+    load_library(beside.folder("cntk") / LIBRARIES, threads=1)
+    return f"CNTK {VERSION} loads"
+
+
 def _h2o(folder: Path) -> str:
     jpype = jvm.start("h2o", "h2o", "h2o", LoadOptions().jvm_heap_bytes)
     jpype.JClass("hex.genmodel.MojoModel")
@@ -207,6 +215,7 @@ def _java(folder: Path) -> str:
 CHECKS: Mapping[str, Callable[[Path], str]] = {
     "caffe2": _caffe2,
     "catboost": _catboost,
+    "cntk": _cntk,
     "h2o": _h2o,
     "java": _java,
     "lightgbm": _lightgbm,
