@@ -20,7 +20,7 @@ struct Span {
 struct Head {
     bool is_post = false;
     bool asks_more = false;  // a header is there that only the stock path heeds: a time limit, a Server-Timing
-    Span path, content_type, authorization, accept_encoding, request_id, traceparent;
+    Span path, content_type, authorization, accept_encoding, request_id, traceparent, inference_header;
     int64_t body_at = 0;
     int64_t total = 0;  // bytes of head and body
 };
@@ -182,6 +182,9 @@ inline Verdict scan_head_within(const char* start, int64_t size, Head& head) {
             case 17: if (h.called("transfer-encoding")) return OTHER; break;
             case 18: if (h.called("sec-websocket-key1")) return OTHER; break;
             case 20: if (h.called("x-request-timeout-ms")) head.asks_more = true; break;
+            case 31:
+                if (h.called("inference-header-content-length") && !once(head.inference_header)) return OTHER;
+                break;
         }
     }
     if (hosts != 1 || head.is_post == (length < 0)) return OTHER;  // a POST says its length, a GET has no body

@@ -37,5 +37,6 @@ def _descending(table: Array) -> Array:
         order: Array = np.argsort(-table, axis=1, kind="stable")
         return order
     # An unsigned number, or the least signed one, has no negative: sort the mirror image and turn it round.
-    mirrored: Array = np.argsort(table[:, ::-1], axis=1, kind="stable")[:, ::-1]
-    return np.subtract(table.shape[1] - 1, mirrored, dtype=np.intp)
+    mirrored = np.argsort(table[:, ::-1], axis=1, kind="stable")[:, ::-1]
+    turned: Array = np.subtract(table.shape[1] - 1, mirrored)
+    return turned

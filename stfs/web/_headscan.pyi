@@ -12,6 +12,7 @@ class Head:
     accept_encoding: bytes | None
     request_id: bytes | None
     traceparent: bytes | None
+    inference_header: bytes | None
     body_at: int
     total: int
     def scan(self, data: bytes | bytearray | memoryview) -> int: ...

@@ -27,6 +27,7 @@ cdef extern from "headscan.hpp" namespace "stfs" nogil:
         Span accept_encoding
         Span request_id
         Span traceparent
+        Span inference_header
         int64_t body_at
         int64_t total
     Verdict scan_head(const char* start, int64_t size, CHead& head)
@@ -48,6 +49,7 @@ cdef class Head:
     cdef readonly bytes accept_encoding
     cdef readonly bytes request_id
     cdef readonly bytes traceparent
+    cdef readonly bytes inference_header
     cdef readonly Py_ssize_t body_at
     cdef readonly Py_ssize_t total
 
@@ -74,6 +76,7 @@ cdef class Head:
                 self.accept_encoding = _part(start, head.accept_encoding)
                 self.request_id = _part(start, head.request_id)
                 self.traceparent = _part(start, head.traceparent)
+                self.inference_header = _part(start, head.inference_header)
                 self.body_at = head.body_at
                 self.total = head.total
             return <int>verdict

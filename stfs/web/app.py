@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from stfs.context import Context
-from stfs.web import hot, infer, metrics, models, pages
+from stfs.web import hot, infer, metrics, models, oip, pages
 from stfs.web.guard import guard
 from stfs.web.hot_shared import HotPath
 from stfs.web.key import CONTEXT
@@ -31,6 +31,7 @@ def make_app(context: Context) -> web.Application:
             web.get("/metrics", metrics.metrics),
             web.get("/v1/models", models.list_models),
             web.route("*", "/{path:(?i:v1)(?:/.*)?}", models.v1),
+            web.route("*", "/{path:v2(?:/.*)?}", oip.v2),
             web.static("/static", pages.HERE / "static"),
         ]
     )

@@ -17,6 +17,9 @@ CODINGS = ("zstd", "gzip", "deflate")
 
 ACCEPTED = ", ".join(CODINGS)
 
+COMPRESSIBLE = "application/json"
+"""Raw tensors hardly become smaller, and trying would take longer than everything else."""
+
 _BITE_BYTES = 512
 _GZIP_LEVEL = 1  # numbers as text: higher levels take several times as long for a few per cent
 

@@ -16,7 +16,7 @@ log = logging.getLogger("stfs.web")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-OPEN_PATHS = frozenset({"/health", "/ready"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})
 """Probes ask these; they tell nothing and need no credentials."""
 
 NEED_AUTH = "Need basic auth to request the resources"

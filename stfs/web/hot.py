@@ -26,7 +26,7 @@ from stfs.protocols.request import Payload
 from stfs.signature import Tensors
 from stfs.web import compression
 from stfs.web.hot_shared import HotPath, echoed, lines
-from stfs.web.infer import COMPRESSIBLE, error_parts
+from stfs.web.infer import error_parts
 
 try:
     from stfs.web._headscan import BODY_SHORT, OTHER, WHOLE, Head
@@ -221,7 +221,8 @@ class HotHandler(RequestHandler):
                     is_worth_it = len(payload) > self._hot.compress_over_bytes
                 else:
                     is_worth_it = (
-                        len(payload.body) > self._hot.compress_over_bytes and payload.content_type == COMPRESSIBLE
+                        len(payload.body) > self._hot.compress_over_bytes
+                        and payload.content_type == compression.COMPRESSIBLE
                     )
                 if is_worth_it:
                     self._answer_large(payload if isinstance(payload, Payload) else Payload(payload))

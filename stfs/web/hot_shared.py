@@ -22,6 +22,8 @@ from stfs.context import Context
 from stfs.protocols.request import Payload
 from stfs.web.infer import MAX_ECHOED_CHARACTERS, STFS, TFSERVING, Dialect
 from stfs.web.models import V1_PATH
+from stfs.web.oip import OIP, V2_INFER
+from stfs.web.oip import dialect as oip_dialect
 
 if TYPE_CHECKING:
     from stfs.web._headscan import Head
@@ -61,13 +63,16 @@ class HotPath:
     def _find(self, path: bytes) -> tuple[Dialect, str | None, int | None] | None:
         if path == b"/":
             return STFS, None, None
-        match = V1_PATH.fullmatch(path.decode("ascii"))
-        if match is None or (match["verb"] or "").lower() != ":predict" or match["label"] is not None:
-            return None
+        if (match := V2_INFER.fullmatch(text := path.decode("ascii"))) is not None:
+            dialect = OIP
+        else:
+            match, dialect = V1_PATH.fullmatch(text), TFSERVING
+            if match is None or (match["verb"] or "").lower() != ":predict" or match["label"] is not None:
+                return None
         name, version = unquote(match["name"]), match["version"]
-        if "\n" in name or (version is not None and len(version) > 18):
+        if "\n" in name or not (version is None or (version.isdigit() and len(version) <= 18)):
             return None  # the stock path's routes do not match a line feed
-        return TFSERVING, name, None if version is None else int(version)
+        return dialect, name, None if version is None else int(version)
 
     def takes(self, head: Head) -> tuple[Dialect, str | None, int | None] | None:
         """Where the request of this head leads, if the hot path answers it, as far as its head can tell."""
@@ -76,6 +81,9 @@ class HotPath:
         route = self.route(head.path)
         if route is None or head.total - head.body_at > self.limit_bytes:
             return None
+        if route[0] is OIP and head.inference_header is not None:
+            spoken = oip_dialect(head.inference_header)
+            return None if spoken is None else (spoken, *route[1:])
         return None if route[0] is STFS and not _is_json(head.content_type) else route
 
     def admits(self, authorization: bytes | None) -> bool:

@@ -31,9 +31,6 @@ MAX_ECHOED_CHARACTERS = 512
 
 ASKS_TIMING = "X-Server-Timing"
 
-COMPRESSIBLE = "application/json"
-"""Raw tensors hardly become smaller, and trying would take longer than everything else."""
-
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
@@ -142,7 +139,7 @@ def _too_large(limit_bytes: int) -> errors.TooLarge:
 async def _success(request: web.Request, context: Context, payload: Payload) -> web.Response:
     body, headers = payload.body, dict(payload.headers)
     limit = context.config.compress_over_bytes
-    if limit and len(body) > limit and payload.content_type == COMPRESSIBLE:
+    if limit and len(body) > limit and payload.content_type == compression.COMPRESSIBLE:
         headers["Vary"] = "Accept-Encoding"
         coding = compression.choose(request.headers.get("Accept-Encoding", ""))
         if coding is not None:
