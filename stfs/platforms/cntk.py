@@ -36,7 +36,7 @@ INSTALL = "stfs platforms install cntk"
 LIBRARIES = Path("cntk") / "libs"
 SUFFIXES = (".cmf", ".dnn", ".model")
 SHARED_SUFFIX = ".model"  # LightGBM, XGBoost and others call their files so too
-DICTIONARY = b"\x08"  # CNTK 2: a protobuf whose first field is its version
+DICTIONARY = b"\x08"  # CNTK 2: a protobuf whose first field is its version, and whose next is the entries
 LEGACY = "BCN\0".encode("utf-16-le")  # CNTK 1: its first marker
 FLOAT = np.dtype("float32")
 MOST_DEFAULT_THREADS = 8
@@ -60,7 +60,7 @@ class CntkPlatform(Platform):
 
     def detect(self, path: Path) -> bool:
         """See :meth:`Platform.detect`. A file that ends in ``.model`` must begin as CNTK's do."""
-        return any(file.suffix != SHARED_SUFFIX or _begins_as_cntk(file) for file in model_files(path, SUFFIXES))
+        return bool(model_files(path, SUFFIXES, accept=_may_be_cntk))
 
     def load(self, path: Path, options: LoadOptions) -> CntkServable:
         """See :meth:`Platform.load`.
@@ -157,8 +157,10 @@ def _library(threads: int) -> Library:
         raise PlatformMissing(CntkPlatform.name, CntkPlatform.extra, one_line(error), INSTALL) from error
 
 
-def _begins_as_cntk(file: Path) -> bool:
-    """By the first bytes: a protobuf whose version is followed by entries, or the marker of CNTK 1."""
+def _may_be_cntk(file: Path) -> bool:
+    """By the first bytes, where the ending is shared: a protobuf of a version and entries, or the marker of CNTK 1."""
+    if file.suffix != SHARED_SUFFIX:
+        return True
     try:
         with file.open("rb") as opened:
             head = opened.read(len(LEGACY))

@@ -44,7 +44,7 @@ def missing_names(library: Path) -> set[Missing]:
             raise ValueError("it is not a 64-bit ELF file")
         try:
             return {found for found in _undefined(content) if MPI_NAME.fullmatch(found.name)}
-        except (struct.error, ValueError) as error:
+        except (struct.error, ValueError, OverflowError, IndexError, MemoryError) as error:
             raise ValueError(f"it is a damaged ELF file: {error}") from None
 
 
