@@ -6,6 +6,9 @@ Must not live here: how bytes become tensors (``protocols``), how bytes travel (
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import hmac
 import logging
 import math
 import re
@@ -15,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from stfs.batcher.queue import Journey
+from stfs.config import ServerConfig
 from stfs.context import Context, Lease
 from stfs.errors import InvalidRequest, ModelFailed, RequestError, Unavailable
 from stfs.signature import Signature, Tensors
@@ -22,6 +26,14 @@ from stfs.signature import Signature, Tensors
 log = logging.getLogger(__name__)
 
 MAX_ERROR_CHARACTERS = 1000
+
+ECHOED = ("X-Request-Id", "traceparent")
+"""What a client calls its request by comes back with the answer (``traceparent`` is of W3C Trace Context)."""
+
+MAX_ECHOED_CHARACTERS = 512
+
+ASKS_TIMING = "X-Server-Timing"
+"""The header or metadata by which a client asks to be told how long the steps took."""
 
 
 @dataclass(slots=True)
@@ -117,6 +129,32 @@ def sooner(deadline_s: float | None, lease: Lease, started_s: float) -> float | 
 def served_headers(lease: Lease) -> Mapping[str, str]:
     """Which version answered, for an answer's headers or metadata; empty if none was found."""
     return {} if lease.served is None else {"X-Served-Model-Version": str(lease.served.version)}
+
+
+def echoed(headers: Mapping[str, str]) -> dict[str, str]:
+    """What of the request's headers (names in any case, if ``headers`` takes them so) comes back with the answer."""
+    return {
+        name: value
+        for name in ECHOED
+        if (value := headers.get(name)) is not None and len(value) <= MAX_ECHOED_CHARACTERS and value.isascii()
+    }
+
+
+def credentials_fit(config: ServerConfig, authorization: str | None) -> bool:
+    """Whether an ``Authorization`` header holds the configured name and password (RFC 7617, in UTF-8).
+
+    Both are compared in full and in constant time, so that neither a wrong name nor a near miss answers sooner.
+    """
+    scheme, _, encoded = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return False
+    try:
+        name, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return False
+    name_fits = hmac.compare_digest(name, config.auth_username.encode())
+    password_fits = hmac.compare_digest(password, config.auth_password.encode())
+    return bool(colon) and name_fits and password_fits
 
 
 def snake_case(name: str) -> str:

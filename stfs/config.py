@@ -59,6 +59,8 @@ class ServerConfig:
     models: tuple[ModelConfig, ...]
     host: str = "0.0.0.0"  # the seed's default; a model server in a container is reached from outside
     port: int = 8500
+    grpc_port: int | None = None
+    grpc_socket_path: Path | None = None
     enable_ssl: bool = False
     secret_pem: Path = Path("secret.pem")
     secret_key: Path = Path("secret.key")
@@ -219,6 +221,8 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> Serv
         models=models,
         host=options["host"],
         port=options["port"],
+        grpc_port=options["grpc_port"],
+        grpc_socket_path=Path(options["grpc_socket_path"]) if options["grpc_socket_path"] else None,
         enable_ssl=options["enable_ssl"],
         secret_pem=Path(options["secret_pem"]),
         secret_key=Path(options["secret_key"]),

@@ -53,6 +53,10 @@ def _port(text: str) -> int:
     return value
 
 
+def _port_if_any(text: str) -> int | None:
+    return _port(text) if text.strip() else None
+
+
 def _duration(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
@@ -185,6 +189,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("batchable", _boolean, "true", "false: run every request by itself", _BATCH),
     Option("host", str, "0.0.0.0", "address to listen on", _SERVER),
     Option("port", _port, "8500", "port to listen on; 0: any free one", _SERVER),
+    Option("grpc_port", _port_if_any, "", "port to serve gRPC on; 0: any free one; no port: no gRPC", _SERVER),
+    Option("grpc_socket_path", str, "", "Unix socket to serve gRPC on, alone or beside the port", _SERVER),
     Option("max_request_bytes", _bytes, "256M", "bytes a request body may have (K, M, G)", _SERVER),
     Option("compress_over", _bytes_or_none, "64K", "compress larger answers for clients that ask; 0: never", _SERVER),
     Option("request_timeout_s", _duration, "0", "seconds a request may take before it gets 504; 0: no limit", _SERVER),
@@ -301,5 +307,5 @@ def _metavar(option: Option) -> str:
         _json_object: "JSON",
         _labels: "JSON",
     }
-    counts = (_positive, _count, _port)
+    counts = (_positive, _count, _port, _port_if_any)
     return "N" if option.parse in counts else kinds.get(option.parse, "TEXT")

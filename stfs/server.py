@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -26,6 +27,9 @@ from stfs.model import Model, ModelLoader, is_model
 from stfs.repository import Repository
 from stfs.web.app import make_runner
 from stfs.web.pages import example_curl
+
+if TYPE_CHECKING:
+    from stfs.rpc.server import RpcServer
 
 log = logging.getLogger("stfs")
 
@@ -64,6 +68,7 @@ class Server:
         self._ready = False
         self._runner: web.AppRunner | None = None
         self._socket: socket.socket | None = None
+        self._rpc: RpcServer | None = None
 
     def _on_change(self, name: str, version: int, state: State, _: str) -> None:
         if state is State.END:
@@ -79,6 +84,11 @@ class Server:
         return f"{'https' if self.config.enable_ssl else 'http'}://{host}:{port}"
 
     @property
+    def rpc_addresses(self) -> tuple[str, ...]:
+        """Where clients on this machine find it over gRPC."""
+        return () if self._rpc is None else self._rpc.addresses
+
+    @property
     def example(self) -> str | None:
         """A curl line for the first model that is served."""
         lines = (example_curl(self.context, model.name, self.url) for model in self.models)
@@ -88,7 +98,13 @@ class Server:
         """Bind, load, serve. Raises :class:`SetupError`, with nothing left open, if any model cannot be served."""
         tls = _tls(self.config)
         self._socket = _bind(self.config.host, self.config.port)
+        rpc_socket: socket.socket | None = None
         try:
+            if self.config.grpc_port is not None:
+                # It holds the port while the models load; gRPC makes a socket of its own.
+                rpc_socket = _bind(self.config.host, self.config.grpc_port, "grpc_port")
+            if self.config.grpc_port is not None or self.config.grpc_socket_path is not None:
+                self._rpc = _rpc_server(self.context, rpc_socket)
             with _told_once():
                 failures = await self.manager.start(_spec(model) for model in self.models)
                 if failures:
@@ -97,11 +113,18 @@ class Server:
             await self._runner.setup()
             _listen(self._socket, self.config)
             await web.SockSite(self._runner, self._socket, ssl_context=tls, backlog=BACKLOG).start()
+            if rpc_socket is not None:
+                rpc_socket.close()
+            if self._rpc is not None:
+                await self._rpc.start()
         except Exception:
             await self.stop_listening()
             await self.free()
             raise
-        self._ready = True
+        finally:
+            if rpc_socket is not None:
+                rpc_socket.close()
+        self._tell_ready(True)
 
     async def apply(self, models: Sequence[ModelConfig]) -> Mapping[str, str]:
         """Serve these models from now on, and no others; see :meth:`stfs.lifecycle.manager.Manager.apply`.
@@ -118,16 +141,29 @@ class Server:
 
     async def stop_listening(self) -> None:
         """Answer 'not ready', then close the port and finish the requests that were taken, within the time for it."""
-        was_ready, self._ready = self._ready, False
+        was_ready = self._ready
+        self._tell_ready(False)
         if was_ready and self.config.shutdown_delay_s:
             await asyncio.sleep(self.config.shutdown_delay_s)
+        await asyncio.gather(self._stop_http(), self._stop_rpc())
+        if self._socket is not None:
+            self._socket.close()
+
+    async def _stop_http(self) -> None:
         if self._runner is not None:
             # aiohttp waits this long for requests, and once more after cancelling them: the first wait is the promise.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.config.shutdown_timeout_s + 0.5):
                     await self._runner.cleanup()
-        if self._socket is not None:
-            self._socket.close()
+
+    async def _stop_rpc(self) -> None:
+        if self._rpc is not None:
+            await self._rpc.stop(self.config.shutdown_timeout_s)
+
+    def _tell_ready(self, ready: bool) -> None:
+        self._ready = ready
+        if self._rpc is not None:
+            self._rpc.tell_ready(ready)
 
     async def free(self) -> None:
         """Close the models. Waits for runs and loads under way, however long they take: the caller bounds it."""
@@ -166,7 +202,16 @@ def _told_once() -> Iterator[None]:
         manager.handle(record)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _rpc_server(context: Context, reserved: socket.socket | None) -> RpcServer:
+    """The gRPC server, on the port that ``reserved`` holds if there is one."""
+    try:
+        from stfs.rpc.server import RpcServer
+    except ImportError as error:
+        raise ConfigError(f'--grpc_port: gRPC is not installed ({error}): run pip install "stfs[grpc]"') from None
+    return RpcServer(context, None if reserved is None else reserved.getsockname()[1])
+
+
+def _bind(host: str, port: int, option: str = "port") -> socket.socket:
     """A bound socket, not listening yet. Raises :class:`ConfigError` naming the address."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -180,7 +225,7 @@ def _bind(host: str, port: int) -> socket.socket:
             sock.close()
             raise
     except (OSError, UnicodeError) as error:
-        raise _cannot_listen(host, port, error) from None
+        raise _cannot_listen(host, port, error, option) from None
     sock.setblocking(False)
     return sock
 
@@ -190,12 +235,12 @@ def _listen(sock: socket.socket, config: ServerConfig) -> None:
     try:
         sock.listen(BACKLOG)
     except OSError as error:
-        raise _cannot_listen(config.host, config.port, error) from None
+        raise _cannot_listen(config.host, config.port, error, "port") from None
 
 
-def _cannot_listen(host: str, port: int, error: Exception) -> ConfigError:
+def _cannot_listen(host: str, port: int, error: Exception, option: str) -> ConfigError:
     reason = (error.strerror if isinstance(error, OSError) else None) or error
-    return ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --port or --host")
+    return ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --{option} or --host")
 
 
 def _tls(config: ServerConfig) -> ssl.SSLContext | None:

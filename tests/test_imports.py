@@ -28,6 +28,7 @@ ROOMS = [
     "context",
     "carry",
     "web",
+    "rpc",
     "server",
     "process",
     "commands",
@@ -41,11 +42,19 @@ FORBIDDEN = {
     "lifecycle": {"batcher", "platforms", "metrics", "codec", "signature"},
     "protocols": {"batcher", "platforms", "lifecycle", "model", "config"},
     "web": {"batcher", "platforms"},
+    "rpc": {"batcher", "platforms", "web"},
     "commands": {"batcher", "lifecycle", "model", "web", "server", "process"},
 }
 
 # Third-party packages that only one room may import.
-ONLY_IN = {"aiohttp": {"web", "server"}, "prometheus_client": {"web"}, "jinja2": {"web"}, "uvloop": {"process"}, "zstandard": {"web"}}
+ONLY_IN = {
+    "aiohttp": {"web", "server"},
+    "prometheus_client": {"web"},
+    "jinja2": {"web"},
+    "uvloop": {"process"},
+    "grpc": {"rpc"},
+    "zstandard": {"web"},
+}
 
 
 def room_of(module: str) -> str:

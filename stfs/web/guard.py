@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import logging
 from collections.abc import Awaitable, Callable
 
-from aiohttp import BasicAuth, web
+from aiohttp import web
 
-from stfs.config import ServerConfig
+from stfs.carry import credentials_fit
 from stfs.web.key import CONTEXT
 
 log = logging.getLogger("stfs.web")
@@ -33,7 +32,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     elif (
         config.enable_auth
         and request.path not in OPEN_PATHS
-        and not admits(config, request.headers.get("Authorization"))
+        and not credentials_fit(config, request.headers.get("Authorization"))
     ):
         response = web.Response(
             status=401, text=NEED_AUTH, headers={"WWW-Authenticate": 'Basic realm="stfs", charset="UTF-8"'}
@@ -51,22 +50,6 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     if config.enable_cors:
         response.headers["Access-Control-Allow-Origin"] = "*"
     return response
-
-
-def admits(config: ServerConfig, authorization: str | None) -> bool:
-    """Whether an ``Authorization`` header holds the configured name and password (RFC 7617).
-
-    Both are compared in full and in constant time, so that neither a wrong name nor a near miss answers sooner.
-    """
-    if authorization is None:
-        return False
-    try:
-        given = BasicAuth.decode(authorization, encoding="utf-8")
-    except ValueError:
-        return False
-    name_fits = hmac.compare_digest(given.login.encode(), config.auth_username.encode())
-    password_fits = hmac.compare_digest(given.password.encode(), config.auth_password.encode())
-    return name_fits and password_fits
 
 
 def _in_our_form(request: web.Request, error: web.HTTPException) -> web.Response:

@@ -17,10 +17,11 @@ from urllib.parse import unquote
 
 from aiohttp.http import SERVER_SOFTWARE
 
+from stfs.carry import MAX_ECHOED_CHARACTERS
 from stfs.config import ServerConfig
 from stfs.context import Context
 from stfs.protocols.request import Payload
-from stfs.web.infer import MAX_ECHOED_CHARACTERS, STFS, TFSERVING, Dialect
+from stfs.web.infer import STFS, TFSERVING, Dialect
 from stfs.web.models import V1_PATH
 from stfs.web.oip import OIP, V2_INFER
 from stfs.web.oip import dialect as oip_dialect
@@ -115,7 +116,7 @@ class HotPath:
 
 
 def echoed(head: Head) -> bytes:
-    """What the client calls its request by, as header lines; as :func:`stfs.web.infer.echoed`."""
+    """What the client calls its request by, as header lines; as :func:`stfs.carry.echoed`."""
     told = b""
     for name, value in ((b"X-Request-Id", head.request_id), (b"traceparent", head.traceparent)):
         if value is not None and len(value) <= MAX_ECHOED_CHARACTERS:

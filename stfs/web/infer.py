@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from stfs import errors
-from stfs.carry import Timing, counted, deadline, infer, retry_after_s, served_headers, sooner, tell
+from stfs.carry import (
+    ASKS_TIMING,
+    Timing,
+    counted,
+    deadline,
+    echoed,
+    infer,
+    retry_after_s,
+    served_headers,
+    sooner,
+    tell,
+)
 from stfs.context import Context, Lease
 from stfs.protocols import stfs, tfserving
 from stfs.protocols.request import Payload
@@ -24,12 +35,8 @@ log = logging.getLogger("stfs.web")
 Encode = Callable[[Tensors], bytes | Payload]
 Decode = Callable[[bytes, Lease], tuple[Signature, Tensors, Encode]]
 
-ECHOED = ("X-Request-Id", "traceparent")
-"""What a client calls its request by comes back with the answer (``traceparent`` is of W3C Trace Context)."""
-
-MAX_ECHOED_CHARACTERS = 512
-
-ASKS_TIMING = "X-Server-Timing"
+COMPRESSIBLE = "application/json"
+"""Raw tensors hardly become smaller, and trying would take longer than everything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +172,6 @@ def error_parts(dialect: Dialect, error: errors.RequestError, lease: Lease) -> t
     if isinstance(error, errors.UnsupportedEncoding):
         headers["Accept-Encoding"] = compression.ACCEPTED  # RFC 9110, 12.5.3
     return dialect.status_of(error), dialect.encode_error(error, tell(error, lease)), headers
-
-
-def echoed(headers: Mapping[str, str]) -> dict[str, str]:
-    """What of the request's headers comes back with the answer."""
-    return {
-        name: value
-        for name in ECHOED
-        if (value := headers.get(name)) is not None and len(value) <= MAX_ECHOED_CHARACTERS and value.isascii()
-    }
 
 
 def log_request(method: str, path: str, status: int, headers: Mapping[str, str]) -> None:

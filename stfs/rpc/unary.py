@@ -1,0 +1,130 @@
+"""Carrying one call of one request and one answer: metadata, deadlines, counting, errors as gRPC statuses.
+
+A dialect's pure functions make the bytes; ``stfs.carry`` holds what HTTP does the same way. Requests and answers are
+bytes here, so that no message object is made of a tensor.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+
+from stfs.carry import ASKS_TIMING, Timing, counted, deadline, echoed, retry_after_s, served_headers, tell
+from stfs.context import Context, Lease
+from stfs.errors import ModelFailed, RequestError, TooLarge
+
+log = logging.getLogger("stfs.rpc")
+
+STATUS_CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+PUSHBACK = "grpc-retry-pushback-ms"
+"""By this metadata a server tells a client that retries how long to wait (gRPC proposal A6)."""
+
+Metadata = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What the carrying needs of a dialect. ``name`` is its label in the metrics; statuses are numbers of gRPC's."""
+
+    name: str
+    status_of: Callable[[RequestError], int]
+
+
+@dataclass(slots=True)
+class Call:
+    """One call being served. ``deadline_s`` is in seconds of ``time.monotonic``; ``timing`` is there if wanted."""
+
+    context: Context
+    lease: Lease
+    deadline_s: float | None
+    timing: Timing | None
+    metadata: Metadata
+
+    def trailing(self) -> tuple[tuple[str, str], ...]:
+        """What the answer's trailing metadata tells: who answered, the client's own marks, times if it asked."""
+        told = {**served_headers(self.lease), **echoed(_AnyCase(self.metadata))}
+        if self.timing is not None:
+            self.timing.decode_s, self.timing.encode_s = self.lease.decode_s, self.lease.encode_s
+            told["Server-Timing"] = self.timing.header()
+        return tuple((name.lower(), value) for name, value in told.items())
+
+
+Work = Callable[[Call, bytes], Awaitable[bytes]]
+
+
+def open_call(context: Context, rpc: Any) -> Call:
+    """The call that ``rpc``, gRPC's context of it, is of. Its lease is the caller's to release."""
+    metadata = {name: value for name, value in rpc.invocation_metadata() if isinstance(value, str)}
+    left_s = rpc.time_remaining()
+    expires_s = deadline(context.config.request_timeout_s, None if left_s is None else left_s * 1e3, time.monotonic())
+    timing = Timing() if ASKS_TIMING.lower() in metadata else None
+    return Call(context, Lease(context), expires_s, timing, metadata)
+
+
+def unary(context: Context, dialect: Dialect, work: Work, *, inference: bool = True) -> grpc.RpcMethodHandler:
+    """A handler that answers with what ``work`` makes of the request.
+
+    ``work`` holds its model by the call's lease, which is released here, and raises :class:`RequestError` for whatever
+    goes wrong. ``inference`` says that it is to be counted among the requests of its model. A client that cancels or
+    whose deadline passes cancels ``work``, which withdraws its request from the batcher.
+    """
+
+    async def handle(body: bytes, rpc: Any) -> bytes:
+        call = open_call(context, rpc)
+        try:
+            with counted(context, call.lease, dialect.name) if inference else _uncounted(call.lease):
+                check_size(context, body)
+                answer = await work(call, body)
+        except RequestError as error:
+            await refuse(rpc, dialect, call, error)
+        rpc.set_trailing_metadata(call.trailing())
+        return answer
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+async def refuse(rpc: Any, dialect: Dialect, call: Call, error: RequestError) -> NoReturn:
+    """End the call with the error's status and text. Raises what gRPC ends a call by."""
+    metadata = call.trailing()
+    if (wait_s := retry_after_s(error)) is not None:
+        metadata += ((PUSHBACK, str(wait_s * 1000)),)
+    code = STATUS_CODES[dialect.status_of(error)]
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("%s %s %s", dialect.name, code.name, " ".join(f"{name}={value}" for name, value in metadata))
+    await rpc.abort(code, tell(error, call.lease), metadata)
+    raise AssertionError("abort does not return")
+
+
+def check_size(context: Context, body: bytes) -> None:
+    """Raise :class:`TooLarge` for a message over the limit; gRPC itself does so first for what it has not unpacked."""
+    limit_bytes = context.config.max_request_bytes
+    if len(body) > limit_bytes:
+        raise TooLarge(f"the message is over the limit of {limit_bytes} bytes; send less or raise --max_request_bytes")
+
+
+@contextmanager
+def _uncounted(lease: Lease) -> Iterator[None]:
+    """As :func:`stfs.carry.counted`, for calls that are no inference."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except Exception as error:
+        log.exception("a call failed")
+        raise ModelFailed(f"{type(error).__name__}: {error}") from error
+    finally:
+        lease.release()
+
+
+class _AnyCase(dict[str, str]):
+    """Metadata, whose names are in lower case, to be asked by the spelling that HTTP has."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name.lower(), default)
