@@ -16,10 +16,10 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from stfs import __version__, errors
-from stfs.context import Context, Lease
+from stfs.context import Lease
+from stfs.oip_served import told_config, told_metadata, told_statistics
 from stfs.protocols import oip, oip_metadata
 from stfs.protocols.request import Payload, parse_version
-from stfs.repository_config import policy_told
 from stfs.signature import Signature, Tensors
 from stfs.web.infer import Dialect, Encode, answer, error_response, read_body
 from stfs.web.key import CONTEXT
@@ -109,20 +109,28 @@ def _version(named: Mapping[str, str]) -> int | None:
 
 
 async def _live(request: web.Request, _: Lease, named: Mapping[str, str]) -> web.StreamResponse:
-    return web.Response()
+    return _health(request, {"live": True}, True)
 
 
 async def _ready(request: web.Request, _: Lease, named: Mapping[str, str]) -> web.StreamResponse:
-    return web.Response(status=200 if request.app[CONTEXT].ready() else 400)
+    ready = request.app[CONTEXT].ready()
+    return _health(request, {"ready": ready}, ready)
 
 
 async def _model_ready(request: web.Request, lease: Lease, named: Mapping[str, str]) -> web.StreamResponse:
     version = _version(named)
     try:
         lease(None, version, None)
+        ready = True
     except (errors.NotFound, errors.Unavailable):
-        return web.Response(status=400)
-    return web.Response()
+        ready = False
+    return _health(request, {"name": named["name"], "ready": ready}, ready)
+
+
+def _health(request: web.Request, told: Mapping[str, Any], good: bool) -> web.Response:
+    """The status is the answer, and the body empty, as Triton's is. KServe's client wants one, and says ``Accept``."""
+    status = 200 if good else 400
+    return _json(told, status) if "Accept" in request.headers else web.Response(status=status)
 
 
 async def _server_metadata(request: web.Request, _: Lease, named: Mapping[str, str]) -> web.StreamResponse:
@@ -130,33 +138,13 @@ async def _server_metadata(request: web.Request, _: Lease, named: Mapping[str, s
 
 
 async def _model_metadata(request: web.Request, lease: Lease, named: Mapping[str, str]) -> web.StreamResponse:
-    signature = lease(None, _version(named), None)
-    model = lease.model
-    assert model is not None, "a lease that did not raise holds a model"
-    versions = request.app[CONTEXT].registry.serving().get(model.name, (model.version,))
-    return _json(oip_metadata.model_metadata(model.name, versions, model.platform, signature))
+    lease(None, _version(named), None)
+    return _json(told_metadata(request.app[CONTEXT], lease))
 
 
 async def _model_config(request: web.Request, lease: Lease, named: Mapping[str, str]) -> web.StreamResponse:
     lease(None, _version(named), None)
     return _json(told_config(request.app[CONTEXT], lease))
-
-
-def told_config(context: Context, lease: Lease) -> dict[str, Any]:
-    """Triton's configuration of the model that ``lease`` holds. Raises :class:`Unavailable` if it is being removed."""
-    model = lease.model
-    assert model is not None, "the caller has acquired it"
-    config = next((config for config in context.models() if config.name == model.name), None)
-    if config is None:
-        raise errors.Unavailable(f'model "{model.name}" is being unloaded')
-    return oip_metadata.model_config(
-        model.name,
-        model.platform,
-        model.signature(None),
-        policy_told(config.version_policy),
-        config.batch.max_batch_size,
-        round(config.batch.batch_timeout_s * 1e6),
-    )
 
 
 async def _model_statistics(request: web.Request, lease: Lease, named: Mapping[str, str]) -> web.StreamResponse:
@@ -167,18 +155,6 @@ async def _model_statistics(request: web.Request, lease: Lease, named: Mapping[s
 
 async def _statistics(request: web.Request, _: Lease, named: Mapping[str, str]) -> web.StreamResponse:
     return _json(told_statistics(request.app[CONTEXT], None, None))
-
-
-def told_statistics(context: Context, name: str | None, version: int | None) -> dict[str, Any]:
-    """``{"model_stats": [...]}`` of what is served: everything, one model, or one version of it."""
-    return {
-        "model_stats": [
-            oip_metadata.model_statistics(model, number, context.metrics.statistics(model, str(number)))
-            for model, versions in context.registry.serving().items()
-            for number in versions
-            if name in (None, model) and version in (None, number)
-        ]
-    }
 
 
 async def _index(request: web.Request, _: Lease, named: Mapping[str, str]) -> web.StreamResponse:
