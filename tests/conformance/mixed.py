@@ -72,7 +72,7 @@ def drive(server: Running, examples: Sequence[Made], count: int, callers: int, s
 
 def ask(connection: http.client.HTTPConnection, made: Made, rows: Any) -> str:
     """One request; what was wrong with its answer, empty if nothing."""
-    data = {name: _listed(values[rows]) for name, values in made.inputs.items()}
+    data = {name: listed(values[rows]) for name, values in made.inputs.items()}
     body = json.dumps({"model_name": made.identifier, "data": data})
     connection.request("POST", "/", body, {"Content-Type": "application/json"})
     response = connection.getresponse()
@@ -90,13 +90,13 @@ def ask(connection: http.client.HTTPConnection, made: Made, rows: Any) -> str:
                 np.array(values, float), want, rtol=tolerance, atol=tolerance, equal_nan=True
             )
         else:
-            same = values == _listed(want)
+            same = values == listed(want)
         if not same:
             return f'output "{name}" of rows {rows.tolist()}: {str(values)[:200]}'
     return ""
 
 
-def _listed(values: Any) -> Any:
+def listed(values: Any) -> Any:
     """Nested lists; ``null`` where a string is missing."""
     if values.dtype != object:
         return values.tolist()
