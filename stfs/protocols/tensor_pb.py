@@ -106,13 +106,13 @@ def decode(data: bytes, spans: Sequence[Span], name: str, budget: Budget) -> Arr
     count = math.prod(shape)
     if not count:
         budget.spend(math.prod(size for size in shape if size))
-        found: Array = np.empty(0, kind.dtype)
-        if (content is not None and content[0] < content[1]) or any(which == kind.field for which, *_ in values):
+        found = _from_values(data, values, kind, name)
+        if found.size or (content is not None and content[0] < content[1]):
             raise InvalidInput(name, f"values for shape {list(shape)}, which has none")
     elif content is not None and content[0] < content[1]:
         found = _from_content(data, content, kind, count, name)
     else:
-        found = _filled(_from_values(data, values, kind, count, name), kind, count, name, budget)
+        found = _filled(_from_values(data, values, kind, name), kind, count, name, budget)
     try:
         return found.reshape(shape)
     except ValueError as error:  # too many dimensions, or sizes of which numpy cannot tell the product
@@ -198,7 +198,7 @@ def _strings_of_content(data: bytes, span: Span, count: int, name: str) -> Array
     return array
 
 
-def _from_values(data: bytes, values: Sequence[tuple[int, int, int, int]], kind: Kind, count: int, name: str) -> Array:
+def _from_values(data: bytes, values: Sequence[tuple[int, int, int, int]], kind: Kind, name: str) -> Array:
     """What the field of this kind holds; packed arrays and single values may alternate."""
     if kind.field == _STRING:
         strings = [data[begin:end] for which, wire_type, begin, end in values if which == _STRING and wire_type == LEN]
