@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from stfs.batcher.policy import BatchPolicy
 from stfs.errors import ConfigError
@@ -50,17 +50,40 @@ class ModelConfig:
     processing_file: Path | None = None
     trusted_types: tuple[str, ...] = ()
     jvm_heap_bytes: int = 512 << 20
+    saved_model_tags: tuple[str, ...] = ()
+    warmup_iterations: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RpcTls:
+    """TLS of gRPC alone, as PEM. ``client_ca`` empty: the system's own; ``verify_client``: ask clients for theirs."""
+
+    key: bytes
+    certificate: bytes
+    client_ca: bytes = b""
+    verify_client: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Everything ``stfs.server`` needs to know."""
+    """Everything ``stfs.server`` needs to know.
+
+    ``http`` off serves gRPC alone. ``grpc_tls`` and ``grpc_request_timeout_s`` stand for gRPC in the place of what is
+    said of both. ``metrics_path`` is where metrics have TensorFlow Serving's names, empty for nowhere. With
+    ``wait_for_models`` a model that is not there yet is waited for at the start; ``load_retry_interval_s`` is the time
+    between two tries to load one, ``None``: growing. ``label_rule`` says which labels may stand for versions that are
+    not available: any, those that are new, or none (``available``).
+    """
 
     models: tuple[ModelConfig, ...]
     host: str = "0.0.0.0"  # the seed's default; a model server in a container is reached from outside
     port: int = 8500
     grpc_port: int | None = None
     grpc_socket_path: Path | None = None
+    grpc_tls: RpcTls | None = None
+    grpc_request_timeout_s: float | None = None
+    grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
+    http: bool = True
     enable_ssl: bool = False
     secret_pem: Path = Path("secret.pem")
     secret_key: Path = Path("secret.key")
@@ -74,8 +97,12 @@ class ServerConfig:
     max_request_bytes: int = 256 << 20
     compress_over_bytes: int = 64 << 10
     request_timeout_s: float = 0.0
+    metrics_path: str = ""
     model_poll_interval_s: float = 1.0
     max_load_retries: int = 5
+    load_retry_interval_s: float | None = None
+    wait_for_models: bool = False
+    label_rule: Literal["any", "new", "available"] = "any"
     drain_timeout_s: float = 60.0
     shutdown_delay_s: float = 0.0
     shutdown_timeout_s: float = 30.0

@@ -7,6 +7,7 @@ Each wire dialect maps these types to its own statuses in one table (see ``stfs.
     StfsError
     ├── SetupError              the server cannot start, or a model cannot load: an operator's job
     │   ├── ConfigError         a flag, an environment variable or a config file is wrong
+    │   │   └── LabelRefused    a label would stand for a version that is not available
     │   ├── PlatformMissing     the framework that a model needs is not installed
     │   └── LoadFailed          the files are there but do not load
     └── RequestError            one request cannot be answered; the next one can
@@ -40,6 +41,10 @@ class SetupError(StfsError):
 
 class ConfigError(SetupError):
     """A flag, an environment variable or a configuration file is wrong."""
+
+
+class LabelRefused(ConfigError):
+    """A label would stand for a version that is not available; it may be given when the version is."""
 
 
 class PlatformMissing(SetupError):

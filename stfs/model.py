@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -137,12 +137,20 @@ class Model:
         await closing
 
 
-class ModelLoader:
-    """Loads versions of the configured models: finds the platform, loads on a thread, warms up, makes the batchers."""
+Replay = Callable[[Model, int], Awaitable[object]]
+"""Runs what was recorded for a model, so many times; raises :class:`LoadFailed` if the model does not take it."""
 
-    def __init__(self, metrics: Metrics) -> None:
+
+class ModelLoader:
+    """Loads versions of the configured models: finds the platform, loads on a thread, warms up, makes the batchers.
+
+    ``replay`` is called with each new model, once it answers and before it is given out.
+    """
+
+    def __init__(self, metrics: Metrics, replay: Replay | None = None) -> None:
         self._configs: Mapping[str, ModelConfig] = {}
         self._metrics = metrics
+        self._replay = replay
 
     def configure(self, configs: Iterable[ModelConfig]) -> None:
         """What to load each model with from now on.
@@ -193,7 +201,14 @@ class ModelLoader:
                 f"{s.name} {'batches' if s.batchable else 'runs request by request'}" for s in signatures.values()
             ),
         )
-        return Model(name, version, servable, signatures, batchers, path)
+        model = Model(name, version, servable, signatures, batchers, path)
+        if self._replay is not None and config.warmup_iterations:
+            try:
+                await self._replay(model, config.warmup_iterations)
+            except BaseException:
+                await model.close()
+                raise
+        return model
 
     def _observer(self, name: str, version: int) -> Callable[[BatchRecord], None]:
         text = str(version)
@@ -232,6 +247,7 @@ def _load(config: ModelConfig, path: Path) -> Servable:
         signature_file=config.signature_file,
         trusted_types=config.trusted_types,
         jvm_heap_bytes=config.jvm_heap_bytes,
+        saved_model_tags=config.saved_model_tags,
     )
     servable = open_servable(platform, path, options, Hosting(config.isolation, config.python, config.processing_file))
     if not servable.signatures:

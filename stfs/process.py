@@ -107,8 +107,10 @@ def _announce(server: Server, started_at_s: float) -> None:
     if config.enable_auth and (config.auth_username, config.auth_password) == ("admin", "admin"):
         log.warning("--enable_auth with the well-known password: choose one with --auth_username and --auth_password")
     log.info("ready in %.2f s", time.monotonic() - started_at_s)
-    over_rpc = f"over gRPC at {', '.join(server.rpc_addresses)} and " if server.rpc_addresses else ""
-    print(f"Serving {', '.join(model.name for model in config.models)} {over_rpc}at {server.url}", flush=True)
+    places = [f"over gRPC at {', '.join(server.rpc_addresses)}"] if server.rpc_addresses else []
+    if config.http:
+        places.append(f"at {server.url}")
+    print(f"Serving {', '.join(model.name for model in config.models)} {' and '.join(places)}", flush=True)
     if server.example is not None:
         print(f"Try:\n  {server.example}", flush=True)
 

@@ -17,6 +17,7 @@ from aiohttp import web
 from stfs.config import ModelConfig, ServerConfig
 from stfs.context import Context
 from stfs.errors import ConfigError, SetupError
+from stfs.lifecycle.labels import check_labels
 from stfs.lifecycle.manager import Manager
 from stfs.lifecycle.policy import Latest, State
 from stfs.lifecycle.record import ModelSpec
@@ -25,6 +26,7 @@ from stfs.lifecycle.source import FolderSource
 from stfs.metrics import Metrics
 from stfs.model import Model, ModelLoader, is_model
 from stfs.repository import Repository
+from stfs.warmup.replay import replay
 from stfs.web.app import make_runner
 from stfs.web.pages import example_curl
 
@@ -44,7 +46,7 @@ class Server:
         self.config = config
         self.metrics = Metrics()
         self.registry: Registry[Model] = Registry()
-        self._loader = ModelLoader(self.metrics)
+        self._loader = ModelLoader(self.metrics, replay)
         self._loader.configure(config.models)
         self.models = config.models
         self.manager: Manager[Model] = Manager(
@@ -53,6 +55,7 @@ class Server:
             poll_interval_s=config.model_poll_interval_s,
             drain_timeout_s=config.drain_timeout_s,
             max_load_retries=config.max_load_retries,
+            retry_interval_s=config.load_retry_interval_s,
             on_change=self._on_change,
         )
         self.context = Context(
@@ -66,11 +69,13 @@ class Server:
             Repository(lambda: self.models, self.apply, self.manager),
         )
         self._ready = False
+        self._changed = asyncio.Event()  # a version has entered another state
         self._runner: web.AppRunner | None = None
         self._socket: socket.socket | None = None
         self._rpc: RpcServer | None = None
 
     def _on_change(self, name: str, version: int, state: State, _: str) -> None:
+        self._changed.set()
         if state is State.END:
             self.metrics.retire(name, str(version))
 
@@ -90,14 +95,18 @@ class Server:
 
     @property
     def example(self) -> str | None:
-        """A curl line for the first model that is served."""
+        """A curl line for the first model that is served, if HTTP is."""
+        if self._socket is None:
+            return None
         lines = (example_curl(self.context, model.name, self.url) for model in self.models)
         return next((line for line in lines if line is not None), None)
 
     async def start(self) -> None:
         """Bind, load, serve. Raises :class:`SetupError`, with nothing left open, if any model cannot be served."""
         tls = _tls(self.config)
-        self._socket = _bind(self.config.host, self.config.port)
+        self._check_labels(self.models, ())
+        if self.config.http:
+            self._socket = _bind(self.config.host, self.config.port)
         rpc_socket: socket.socket | None = None
         try:
             if self.config.grpc_port is not None:
@@ -107,12 +116,15 @@ class Server:
                 self._rpc = _rpc_server(self.context, rpc_socket)
             with _told_once():
                 failures = await self.manager.start(_spec(model) for model in self.models)
-                if failures:
-                    raise SetupError("; ".join(f'model "{name}": {problem}' for name, problem in failures.items()))
-            self._runner = make_runner(self.context)
-            await self._runner.setup()
-            _listen(self._socket, self.config)
-            await web.SockSite(self._runner, self._socket, ssl_context=tls, backlog=BACKLOG).start()
+                if failures and not self.config.wait_for_models:
+                    raise _not_served(failures)
+            if failures:
+                await self._wait_for_models()
+            if self._socket is not None:
+                self._runner = make_runner(self.context)
+                await self._runner.setup()
+                _listen(self._socket, self.config)
+                await web.SockSite(self._runner, self._socket, ssl_context=tls, backlog=BACKLOG).start()
             if rpc_socket is not None:
                 rpc_socket.close()
             if self._rpc is not None:
@@ -126,18 +138,56 @@ class Server:
                 rpc_socket.close()
         self._tell_ready(True)
 
+    async def _wait_for_models(self) -> None:
+        """Return when every model serves. Raises :class:`SetupError` when one has failed for good.
+
+        A model that is not there yet is no failure, unless nobody looks whether it has come.
+        """
+        told: set[str] = set()
+        while lacking := self.manager.lacking():
+            self._changed.clear()
+            watched = self.config.model_poll_interval_s > 0
+            versions = {status.name for status in self.manager.status() if status.versions}
+            failed = {
+                name: reason
+                for name, (reason, may_come) in lacking.items()
+                if not may_come or not (watched or name in versions)
+            }
+            if failed:
+                raise _not_served(failed)
+            for name in lacking.keys() - told:
+                log.warning('waiting for model "%s": %s', name, lacking[name][0])
+            told.update(lacking)
+            await self._changed.wait()
+
     async def apply(self, models: Sequence[ModelConfig]) -> Mapping[str, str]:
         """Serve these models from now on, and no others; see :meth:`stfs.lifecycle.manager.Manager.apply`.
 
         Returns the reason by the name of each model that does not serve. Raises :class:`ConfigError`, having changed
-        nothing, for what cannot be meant: an unknown platform, one name twice.
+        nothing, for what cannot be meant: an unknown platform, one name twice; and :class:`LabelRefused` for a label
+        of a version that is not available, where that is not allowed.
         """
         specs = [_spec(model) for model in models]
         if len({spec.name for spec in specs}) < len(specs):
             raise ConfigError("two models have one name: give each its own")
+        self._check_labels(models, self.models)
         self._loader.configure(models)
         self.models = tuple(models)
         return await self.manager.apply(specs)
+
+    def _check_labels(self, models: Sequence[ModelConfig], before: Sequence[ModelConfig]) -> None:
+        if self.config.label_rule == "any":
+            return
+        current = {model.name: model.version_labels for model in before}
+        serving = self.registry.serving()
+        for model in models:
+            check_labels(
+                model.name,
+                model.version_labels,
+                current.get(model.name, {}),
+                serving.get(model.name, ()),
+                allow_unavailable=self.config.label_rule == "new",
+            )
 
     async def stop_listening(self) -> None:
         """Answer 'not ready', then close the port and finish the requests that were taken, within the time for it."""
@@ -168,6 +218,10 @@ class Server:
     async def free(self) -> None:
         """Close the models. Waits for runs and loads under way, however long they take: the caller bounds it."""
         await self.manager.stop()
+
+
+def _not_served(failures: Mapping[str, str]) -> SetupError:
+    return SetupError("; ".join(f'model "{name}": {problem}' for name, problem in failures.items()))
 
 
 def _spec(model: ModelConfig) -> ModelSpec:

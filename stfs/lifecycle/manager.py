@@ -55,8 +55,9 @@ class Manager(Generic[M]):
 
     ``load(name, version, path)`` makes a model, which is the manager's to close, or raises: :class:`SetupError` for
     what a user can mend. It is never cancelled. ``poll_interval_s`` of 0 or less turns watching off (loads that failed
-    are tried again all the same, up to ``max_load_retries`` times). ``drain_timeout_s`` bounds how long a withdrawn
-    version waits for its requests. ``on_change(name, version, state, error)`` is called after each change of state.
+    are tried again all the same, up to ``max_load_retries`` times, ``retry_interval_s`` apart or ever longer).
+    ``drain_timeout_s`` bounds how long a withdrawn version waits for its requests. ``on_change(name, version, state,
+    error)`` is called after each change of state.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Manager(Generic[M]):
         poll_interval_s: float,
         drain_timeout_s: float,
         max_load_retries: int,
+        retry_interval_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_change: OnChange | None = None,
     ) -> None:
@@ -75,6 +77,7 @@ class Manager(Generic[M]):
         self._poll_interval_s = poll_interval_s
         self._drain_timeout_s = drain_timeout_s
         self._max_load_retries = max_load_retries
+        self._retry_interval_s = retry_interval_s
         self._clock = clock
         self._on_change = on_change
         self._models: Mapping[str, _Watched[M]] = {}
@@ -147,6 +150,15 @@ class Manager(Generic[M]):
         """Return when no load and no unload is under way."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    def lacking(self) -> Mapping[str, tuple[str, bool]]:
+        """Each model that serves nothing: why, and whether it may come to serve if nothing is changed on disk."""
+        serving = self._registry.serving()
+        return {
+            name: (model.record.reason(), not model.record.is_hopeless())
+            for name, model in self._models.items()
+            if name not in serving
+        }
 
     def status(self) -> tuple[ModelStatus, ...]:
         """All models, in the order of their specs."""
@@ -258,7 +270,7 @@ class Manager(Generic[M]):
             except (Exception, SystemExit, asyncio.CancelledError) as error:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
-                record.fail(self._clock(), self._max_load_retries)
+                record.fail(self._clock(), self._max_load_retries, self._retry_interval_s)
                 self._enter(model, record, State.END, self._explain(error))
                 return self._advance(model)
         if self._over(model):

@@ -86,10 +86,11 @@ class VersionRecord(Generic[M]):
         if sure:
             self.forgive()
 
-    def fail(self, now: float, max_load_retries: int) -> None:
-        """A load of it failed."""
+    def fail(self, now: float, max_load_retries: int, retry_interval_s: float | None = None) -> None:
+        """A load of it failed. It is tried again after ``retry_interval_s``, or with ``None`` after a growing time."""
         self.failures += 1
-        self.retry_at_s = now + retry_delay_s(self.failures) if self.failures <= max_load_retries else None
+        delay_s = retry_delay_s(self.failures) if retry_interval_s is None else retry_interval_s
+        self.retry_at_s = now + delay_s if self.failures <= max_load_retries else None
 
     def forgive(self) -> None:
         """It loaded, or it is to be seen as never tried."""
@@ -134,6 +135,13 @@ class ModelRecord(Generic[M]):
     def having(self, state: State) -> list[VersionRecord[M]]:
         """The versions in that state, the newest first."""
         return [self.versions[v] for v in sorted(self.versions, reverse=True) if self.versions[v].state is state]
+
+    def is_hopeless(self) -> bool:
+        """Whether versions have failed to load, none serves, and none will be tried again as they are."""
+        failed = [r for r in self.having(State.END) if r.error and r.found is not None]
+        if any(r.retry_at_s is not None for r in failed):
+            return False
+        return bool(failed) and not (self.having(State.AVAILABLE) or self.having(State.LOADING))
 
     def reason(self) -> str:
         """Why nothing is available, in a phrase."""

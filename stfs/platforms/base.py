@@ -31,7 +31,7 @@ class LoadOptions:
     ``threads`` is the number of threads one run may use; 0 lets the framework choose.
     ``device`` is ``auto``, ``cpu`` or ``cuda``. ``signature_file`` tells of inputs and outputs where the model's files
     do not, and the user keeps it elsewhere than beside them. ``jvm_heap_bytes`` bounds the heap of the process that
-    hosts Java models.
+    hosts Java models. ``saved_model_tags`` say which graph of a SavedModel to load; empty: the one that serves.
     """
 
     model_name: str = "default"
@@ -42,6 +42,7 @@ class LoadOptions:
     signature_file: Path | None = None
     trusted_types: tuple[str, ...] = ()
     jvm_heap_bytes: int = 512 << 20
+    saved_model_tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

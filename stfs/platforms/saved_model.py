@@ -44,18 +44,23 @@ class _NotServableError(Exception):
     """A signature that takes or gives what no client can send or read."""
 
 
-def choose_tags(folder: Path) -> list[str]:
+def choose_tags(folder: Path, wanted: Sequence[str] = ()) -> list[str]:
     """The tags of the graph to load: ``serve`` alone if there is such a graph, else those of the only one there is.
+
+    Where tags are ``wanted``, it must be the graph that has these and no others.
 
     Blocking; reads the whole file. Raises :class:`LoadFailed` if it does not parse, or listing the tags if several fit.
     """
     tag_sets = [sorted(meta.meta_info_def.tags) for meta in _parse(folder).meta_graphs]
-    if [SERVE] in tag_sets:
+    if wanted and sorted(wanted) in tag_sets:
+        return sorted(wanted)
+    if [SERVE] in tag_sets and not wanted:
         return [SERVE]
-    if len(tag_sets) == 1:
+    if len(tag_sets) == 1 and not wanted:
         return tag_sets[0]
     told = "; ".join(", ".join(tags) or "none" for tags in tag_sets) or "it holds no graph"
-    raise LoadFailed(f'{folder}: no graph is tagged "{SERVE}" alone; the tags are {told}')
+    asked = f'"{", ".join(wanted or [SERVE])}"'
+    raise LoadFailed(f"{folder}: no graph is tagged {asked} alone; the tags are {told}")
 
 
 def _parse(folder: Path) -> Any:

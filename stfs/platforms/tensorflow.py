@@ -58,7 +58,7 @@ class TensorFlowPlatform(Platform):
             except (tf.errors.OpError, OSError, RuntimeError) as error:
                 raise LoadFailed(f"{library}: the custom op does not load: {one_line(error)}") from error
         _check_device(tf, options.device, folder)
-        tags = choose_tags(folder)
+        tags = choose_tags(folder, options.saved_model_tags)
         graph = tf.Graph()
         session = tf.compat.v1.Session(graph=graph, config=config)
         try:

@@ -44,6 +44,7 @@ class RpcServer:
                 ("grpc.so_reuseport", 0),  # else a second server on the same port would take half of the connections
                 ("grpc.max_receive_message_length", min(config.max_request_bytes, MAX_MESSAGE_BYTES)),
                 ("grpc.max_send_message_length", -1),
+                *config.grpc_channel_arguments,
             ),
         )
         handlers = [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
@@ -89,7 +90,12 @@ class RpcServer:
     def _listen(self, address: str, advice: str) -> None:
         config = self._config
         try:
-            if config.enable_ssl:
+            if (tls := config.grpc_tls) is not None:
+                credentials = grpc.ssl_server_credentials(
+                    [(tls.key, tls.certificate)], tls.client_ca or None, tls.verify_client
+                )
+                self._server.add_secure_port(address, credentials)
+            elif config.enable_ssl:
                 pair = (config.secret_key.read_bytes(), config.secret_pem.read_bytes())
                 self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
             else:

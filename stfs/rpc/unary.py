@@ -63,7 +63,10 @@ def open_call(context: Context, rpc: Any) -> Call:
     """The call that ``rpc``, gRPC's context of it, is of. Its lease is the caller's to release."""
     metadata = {name: value for name, value in rpc.invocation_metadata() if isinstance(value, str)}
     left_s = rpc.time_remaining()
-    expires_s = deadline(context.config.request_timeout_s, None if left_s is None else left_s * 1e3, time.monotonic())
+    limit_s = context.config.grpc_request_timeout_s
+    if limit_s is None:
+        limit_s = context.config.request_timeout_s
+    expires_s = deadline(limit_s, None if left_s is None else left_s * 1e3, time.monotonic())
     timing = Timing() if ASKS_TIMING.lower() in metadata else None
     return Call(context, Lease(context), expires_s, timing, metadata)
 
