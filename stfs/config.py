@@ -78,6 +78,7 @@ class ServerConfig:
     models: tuple[ModelConfig, ...]
     host: str = "0.0.0.0"  # the seed's default; a model server in a container is reached from outside
     port: int = 8500
+    dialect: str = "stfs"
     grpc_port: int | None = None
     grpc_socket_path: Path | None = None
     grpc_tls: RpcTls | None = None
@@ -248,6 +249,7 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> Serv
         models=models,
         host=options["host"],
         port=options["port"],
+        dialect=options["dialect"],
         grpc_port=options["grpc_port"],
         grpc_socket_path=Path(options["grpc_socket_path"]) if options["grpc_socket_path"] else None,
         enable_ssl=options["enable_ssl"],

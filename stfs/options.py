@@ -191,6 +191,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("port", _port, "8500", "port to listen on; 0: any free one", _SERVER),
     Option("grpc_port", _port_if_any, "", "port to serve gRPC on; 0: any free one; no port: no gRPC", _SERVER),
     Option("grpc_socket_path", str, "", "Unix socket to serve gRPC on, alone or beside the port", _SERVER),
+    Option(
+        "dialect",
+        _choice("stfs", "tfserving", "kserve"),
+        "stfs",
+        "whose answers GET /v1/models, GET /v1/models/NAME and :predict give: stfs, tfserving or kserve",
+        _SERVER,
+    ),
     Option("max_request_bytes", _bytes, "256M", "bytes a request body may have (K, M, G)", _SERVER),
     Option("compress_over", _bytes_or_none, "64K", "compress larger answers for clients that ask; 0: never", _SERVER),
     Option("request_timeout_s", _duration, "0", "seconds a request may take before it gets 504; 0: no limit", _SERVER),

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from stfs.context import Context
-from stfs.web import hot, infer, metrics, models, oip, pages
+from stfs.web import hot, infer, kserve1, metrics, models, oip, pages, tfserving
 from stfs.web.guard import guard
 from stfs.web.hot_shared import HotPath
 from stfs.web.key import CONTEXT
@@ -25,12 +25,11 @@ def make_app(context: Context) -> web.Application:
     app.add_routes(
         [
             web.post("/", infer.infer_stfs),
-            web.get("/", pages.index),
+            web.get("/", kserve1.root if context.config.dialect == "kserve" else pages.index),
             web.get("/health", models.health),
             web.get("/ready", models.ready),
             web.get("/metrics", metrics.metrics),
-            web.get("/v1/models", models.list_models),
-            web.route("*", "/{path:(?i:v1)(?:/.*)?}", models.v1),
+            web.route("*", "/{path:(?i:v1)(?:/.*)?}", tfserving.v1),
             web.route("*", "/{path:v2(?:/.*)?}", oip.v2),
             web.static("/static", pages.HERE / "static"),
         ]

@@ -21,10 +21,10 @@ from stfs.carry import MAX_ECHOED_CHARACTERS
 from stfs.config import ServerConfig
 from stfs.context import Context
 from stfs.protocols.request import Payload
-from stfs.web.infer import STFS, TFSERVING, Dialect
-from stfs.web.models import V1_PATH
+from stfs.web.infer import STFS, Dialect
 from stfs.web.oip import OIP, V2_INFER
 from stfs.web.oip import dialect as oip_dialect
+from stfs.web.tfserving import PREDICT_PATH, dialect_of
 
 if TYPE_CHECKING:
     from stfs.web._headscan import Head
@@ -67,9 +67,10 @@ class HotPath:
         if (match := V2_INFER.fullmatch(text := path.decode("ascii"))) is not None:
             dialect = OIP
         else:
-            match, dialect = V1_PATH.fullmatch(text), TFSERVING
-            if match is None or (match["verb"] or "").lower() != ":predict" or match["label"] is not None:
+            match = PREDICT_PATH.fullmatch(text)
+            if match is None or match["label"] is not None:  # what a label stands for may change
                 return None
+            dialect = dialect_of(self.context.config.dialect, match["verb"])
         name, version = unquote(match["name"]), match["version"]
         if "\n" in name or not (version is None or (version.isdigit() and len(version) <= 18)):
             return None  # the stock path's routes do not match a line feed

@@ -24,7 +24,7 @@ from stfs.carry import (
     tell,
 )
 from stfs.context import Context, Lease
-from stfs.protocols import stfs, tfserving
+from stfs.protocols import stfs
 from stfs.protocols.request import Payload
 from stfs.signature import Signature, Tensors
 from stfs.web import compression
@@ -54,13 +54,7 @@ def _decode_stfs(body: bytes, lease: Lease) -> tuple[Signature, Tensors, Encode]
     return signature, inputs, stfs.encode
 
 
-def _decode_tfserving(body: bytes, lease: Lease) -> tuple[Signature, Tensors, Encode]:
-    signature, inputs, rows = tfserving.decode_predict(body, lease)
-    return signature, inputs, lambda outputs: tfserving.encode_predict(outputs, rows=rows)
-
-
 STFS = Dialect("stfs", _decode_stfs, stfs.encode_error, stfs.status_of)
-TFSERVING = Dialect("tfserving", _decode_tfserving, tfserving.encode_error, tfserving.status_of)
 
 
 async def infer_stfs(request: web.Request) -> web.Response:
@@ -70,11 +64,6 @@ async def infer_stfs(request: web.Request) -> web.Response:
         refusal = errors.UnsupportedMediaType(f'got "{request.content_type}": send Content-Type: application/json')
         return await answer(request, STFS, lease, refusal)
     return await answer(request, STFS, lease)
-
-
-async def infer_tfserving(request: web.Request, name: str, version: int | None) -> web.Response:
-    """``POST /v1/models/NAME[/versions/N]:predict``. The Content-Type is not looked at, as in TensorFlow Serving."""
-    return await answer(request, TFSERVING, Lease(request.app[CONTEXT], name, version))
 
 
 async def answer(

@@ -1,58 +1,26 @@
-"""What is served, told over HTTP: model lists and details, TensorFlow Serving's status and metadata, health."""
+"""What is served, told over HTTP: the list of models, the detail of one, health and readiness.
+
+TensorFlow Serving's status and metadata are in ``web.tfserving``.
+"""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import unquote
 
 from aiohttp import web
 
-from stfs import errors
-from stfs.context import Context, Lease
+from stfs.context import Context
 from stfs.lifecycle.record import ModelStatus
-from stfs.protocols import tfserving
-from stfs.protocols.request import parse_version
+from stfs.protocols import tfserving_status
 from stfs.signature import Signature, TensorSpec
-from stfs.web.infer import TFSERVING, error_response, infer_tfserving
 from stfs.web.key import CONTEXT
 
-V1_PATH = re.compile(
-    r"/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?(?P<verb>:predict|/metadata)?",
-    re.IGNORECASE,
-)
-"""The paths of TensorFlow Serving's REST API that are served; it matches them whatever their case."""
 
-
-async def v1(request: web.Request) -> web.StreamResponse:
-    """Everything under ``/v1/`` but the list of models."""
-    match = V1_PATH.fullmatch(request.rel_url.raw_path)
-    verb = (match["verb"] or "").lower() if match else ""
-    lease = Lease(request.app[CONTEXT])
-    try:
-        if match is None or (request.method == "POST") != (verb == ":predict") or request.method not in ("GET", "POST"):
-            raise errors.InvalidRequest(f"Malformed request: {request.method} {request.rel_url.raw_path}")
-        name = unquote(match["name"])
-        version = None if match["version"] is None else parse_version(match["version"])
-        if match["label"] is not None:
-            version = request.app[CONTEXT].registry.version_of(name, unquote(match["label"]))
-        if verb == ":predict":
-            return await infer_tfserving(request, name, version)
-        if verb == "/metadata":
-            return _metadata(lease, name, version)
-        return _status(request.app[CONTEXT], name, version)
-    except errors.RequestError as error:
-        return error_response(TFSERVING, error, lease)
-    finally:
-        lease.release()
-
-
-async def list_models(request: web.Request) -> web.Response:
+def list_models(context: Context) -> web.Response:
     """``GET /v1/models``: the details of every model, as the seed lists them."""
-    context = request.app[CONTEXT]
     return _json([detail(context, status) for status in context.manager.status()])
 
 
@@ -77,7 +45,7 @@ def detail(context: Context, status: ModelStatus) -> dict[str, Any]:
         "model_signature": {"inputs": [], "outputs": []},
         "platform": next((m.platform or "" for m in context.models() if m.name == status.name), ""),
         "signatures": {},
-        **tfserving.encode_status([(v.version, v.state.name, v.error) for v in status.versions]),
+        **tfserving_status.encode_status([(v.version, v.state.name, v.error) for v in status.versions]),
     }
     if status.problem:
         found["problem"] = status.problem
@@ -119,29 +87,14 @@ def describe(signature: Signature) -> dict[str, Any]:
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
     shape = None if spec.shape is None else [-1 if size is None else size for size in spec.shape]
-    told = {"name": spec.name, "dtype": tfserving.dtype_number(spec), "dtype_name": spec.dtype_name, "shape": shape}
+    told = {
+        "name": spec.name,
+        "dtype": tfserving_status.dtype_number(spec),
+        "dtype_name": spec.dtype_name,
+        "shape": shape,
+    }
     rest = {"doc": spec.doc, "nullable": spec.nullable, "values": spec.values, "columns": spec.columns}
     return told | {key: value for key, value in rest.items() if value}
-
-
-def _status(context: Context, name: str, version: int | None) -> web.Response:
-    status = next((s for s in context.manager.status() if s.name == name), None)
-    if status is None:
-        raise errors.ModelNotFound(f'no model "{name}"')
-    triples = [(v.version, v.state.name, v.error) for v in status.versions if version in (None, v.version)]
-    if version is None:
-        return _json(detail(context, status))
-    if not triples:
-        raise errors.VersionNotFound(f'model "{name}" has no version {version}')
-    return _json(tfserving.encode_status(triples))
-
-
-def _metadata(lease: Lease, name: str, version: int | None) -> web.Response:
-    lease(name, version, None)
-    model = lease.model
-    assert model is not None, "a lease that did not raise holds a model"
-    body = tfserving.encode_metadata(model.name, model.version, model.signatures)
-    return web.Response(body=body, content_type="application/json")
 
 
 def _json(value: Any) -> web.Response:

@@ -13,7 +13,7 @@ from twins import BOTH
 
 from stfs import codec, errors
 from stfs.protocols import request as common
-from stfs.protocols import tfserving
+from stfs.protocols import tfserving, tfserving_status
 from stfs.signature import STRING, Signature, TensorSpec
 
 
@@ -163,9 +163,9 @@ def test_one_form_and_once():
     ]:
         for value in ("[1]", '["broken for this dtype"]'):
             body = f'{{"{first}":{value},"{second}":[2]}}'.encode()
-            assert refused(body, ("x", "int64")) == 'send either "instances" or "inputs", once'
+            assert refused(body, ("x", "int64")) == "Expecting only one of 'inputs' or 'instances' keys to exist, once"
     for body in ({}, {"signature_name": "s"}, {"data": [1]}):
-        assert refused(body, ("x", "int64")).startswith('neither "instances" (rows) nor "inputs" (columns)')
+        assert refused(body, ("x", "int64")) == "Missing 'inputs' or 'instances' key"
 
 
 @pytest.mark.parametrize("body", [b"[]", b"1", b'"x"', b"null", b'[{"inputs":[1]}]'])
@@ -399,7 +399,7 @@ EXAMPLES = {
     errors.NotFound: (errors.NotFound("x"), 404),
     errors.ModelNotFound: (errors.ModelNotFound("x"), 404),
     errors.VersionNotFound: (errors.VersionNotFound("x"), 404),
-    errors.SignatureNotFound: (errors.SignatureNotFound("x"), 404),
+    errors.SignatureNotFound: (errors.SignatureNotFound("x"), 400),
     errors.Unavailable: (errors.Unavailable("x"), 503),
     errors.Overloaded: (errors.Overloaded("x", 1.0), 503),
     errors.DeadlineExceeded: (errors.DeadlineExceeded("x"), 504),
@@ -417,12 +417,26 @@ def test_every_error_has_its_status_and_text():
     assert kinds_below(errors.RequestError) == EXAMPLES.keys()
     for kind, (error, status) in EXAMPLES.items():
         assert tfserving.status_of(error) == status
-        opening = "Servable not found for request: " if kind in (errors.ModelNotFound, errors.VersionNotFound) else ""
-        assert json.loads(tfserving.encode_error(error, 'told "so" é')) == {"error": opening + 'told "so" é'}
+        told = "JSON Parse error: x at offset: 3" if kind is errors.MalformedJson else 'told "so" é'
+        assert json.loads(tfserving.encode_error(error, 'told "so" é')) == {"error": told}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (errors.ModelNotFound("x", "m"), "Servable not found for request: Latest(m)"),
+        (errors.ModelNotFound("x", "m", 0), "Servable not found for request: Specific(m, 0)"),
+        (errors.VersionNotFound("x", 'é"', 7), 'Servable not found for request: Specific(é", 7)'),
+        (errors.ModelNotFound("x", "m" * 5000), "Servable not found for request: Latest(mmmm)"),
+        (errors.NotFound("Could not find any versions of model m", "m"), "told"),
+    ],
+)
+def test_what_is_not_there_is_told_in_tfservings_words(error, told):
+    assert json.loads(tfserving.encode_error(error, "told")) == {"error": told}
 
 
 def test_the_status_of_versions():
-    told = tfserving.encode_status([(2**63 - 1, "AVAILABLE", ""), (1, "END", "LoadFailed: x")])
+    told = tfserving_status.encode_status([(2**63 - 1, "AVAILABLE", ""), (1, "END", "LoadFailed: x")])
     assert told == {
         "model_version_status": [
             {
@@ -433,7 +447,7 @@ def test_the_status_of_versions():
             {"version": "1", "state": "END", "status": {"error_code": "UNKNOWN", "error_message": "LoadFailed: x"}},
         ]
     }
-    assert tfserving.encode_status([]) == {"model_version_status": []}
+    assert tfserving_status.encode_status([]) == {"model_version_status": []}
 
 
 def test_the_metadata_of_a_model():
@@ -444,10 +458,10 @@ def test_the_metadata_of_a_model():
     )
     outputs = (TensorSpec("y", np.dtype("complex64"), (None,)),)
     signatures = {"b": Signature("b", inputs, outputs, batchable=False), "a": Signature("a", (), (), batchable=False)}
-    told = json.loads(tfserving.encode_metadata("é", 3, signatures))
+    told = json.loads(tfserving_status.encode_metadata("é", 3, signatures))
     assert told["model_spec"] == {"name": "é", "signature_name": "", "version": "3"}
     told = told["metadata"]["signature_def"]
-    assert told["@type"] == "type.googleapis.com/tensorflow.serving.SignatureDefMap"
+    assert set(told) == {"signature_def"}
     assert list(told["signature_def"]) == ["a", "b"]
     assert told["signature_def"]["b"] == {
         "inputs": {
@@ -478,11 +492,11 @@ def test_dtypes_have_the_numbers_of_types_proto():
     """Numbers from ``tensorflow/core/framework/types.proto``; no two dtypes may share one."""
     known = {"float32": 1, "float64": 2, "int32": 3, "object": 7, "int64": 9, "bool": 10, "float16": 19, "uint64": 23}
     for name, number in known.items():
-        assert tfserving.dtype_number(TensorSpec("x", np.dtype(name), ())) == number
-    numbers = [tfserving.dtype_number(TensorSpec("x", np.dtype(letter), ())) for letter in DTYPES]
+        assert tfserving_status.dtype_number(TensorSpec("x", np.dtype(name), ())) == number
+    numbers = [tfserving_status.dtype_number(TensorSpec("x", np.dtype(letter), ())) for letter in DTYPES]
     assert 0 not in numbers
     assert len(set(numbers)) == len(DTYPES)
-    assert tfserving.dtype_number(TensorSpec("x", np.dtype("complex64"), ())) == 0
+    assert tfserving_status.dtype_number(TensorSpec("x", np.dtype("complex64"), ())) == 0
 
 
 # --- there and back ---------------------------------------------------------------------------------------------------

@@ -43,9 +43,10 @@ def test_metadata_is_tfservings(server):
 @pytest.mark.parametrize(
     ("path", "status", "told"),
     [
-        ("/v1/models/nope", 404, "Servable not found for request"),
-        ("/v1/models/nope/metadata", 404, "Servable not found for request"),
-        ("/v1/models/linear/versions/7", 404, "7"),
+        ("/v1/models/nope", 404, "Could not find any versions of model nope"),
+        ("/v1/models/nope/metadata", 404, "Servable not found for request: Latest(nope)"),
+        ("/v1/models/linear/versions/7", 404, "Could not find version 7 of model linear"),
+        ("/v1/models/linear/versions/7/metadata", 404, "Servable not found for request: Specific(linear, 7)"),
         ("/v1/models/linear/nope", 400, "Malformed request: GET /v1/models/linear/nope"),
         ("/v1/", 400, "Malformed request"),
         ("/v1/models/linear:predict", 400, "Malformed request: GET"),
