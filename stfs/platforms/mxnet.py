@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from stfs.errors import LoadFailed, PlatformMissing
+from stfs.errors import LoadFailed, ModelFailed, PlatformMissing
 from stfs.platforms.base import LoadOptions, Platform, Servable, one_line, usable_cores
 from stfs.platforms.beside import folder
 from stfs.platforms.mxnet_capi import Library, MxnetError, NdArray, Symbol, dotted, load_library
@@ -67,7 +67,7 @@ class MxnetPlatform(Platform):
             inputs = find_inputs(symbol, parameters, files, graph, sidecar)
             runner = Runner(library, symbol, arrays, inputs)
             signature, places = settle(inputs, symbol, runner, files, sidecar)
-        except (MxnetError, ValueError) as error:
+        except (MxnetError, ModelFailed, ValueError) as error:
             raise LoadFailed(_written(files.symbol, graph, library, f"with {files.params.name}: {error}")) from error
         servable = MxnetServable(runner, signature, places)
         servable.runtime = f"MXNet {library.version}, CPU"

@@ -87,19 +87,12 @@ def settle(
     Raises :class:`MxnetError` if the graph takes no such inputs, and :class:`LoadFailed` for a wrong signature file.
     """
     names, places = _outputs(symbol, sidecar)
-    varies = any(None in (spec.shape or ())[1:] for spec in inputs)
-    rows, guess, kinds = _first_kinds(inputs, runner, GUESSES if varies else GUESSES[:1])
-    seen = [kinds]
-    if rows is not None:
-        seen += _kinds(inputs, runner, ROWS, guess)
-    takes_rows = len(seen) == 2
-    if varies:
-        seen += _kinds(inputs, runner, rows, 2 * guess)
-    outputs = tuple(
-        TensorSpec(name, kinds[i].dtype, _agreed([each[i].shape for each in seen]))
-        for name, i in zip(names, places, strict=True)
-    )
-    if takes_rows and all(spec.varies_in_rows for spec in outputs):
+    guess, rows = _first_sizes(inputs, runner)
+    alone = runner.output_kinds(_sizes(inputs, rows, guess))
+    wider = _kinds(inputs, runner, rows, 2 * guess) if guess else []
+    together = _kinds(inputs, runner, ROWS, guess) if rows is not None else []
+    outputs = _specs(names, places, [alone, *together, *wider])
+    if together and all(spec.varies_in_rows for spec in outputs):
         shapes = _sizes(inputs, rows, guess)
         one = tuple(replace(spec, shape=shape) for spec, shape in zip(inputs, shapes, strict=True))
 
@@ -111,6 +104,9 @@ def settle(
             opened = tuple(replace(spec, shape=(None, *(spec.shape or ())[1:])) for spec in inputs)
             return Signature(DEFAULT_SIGNATURE, opened, outputs, batchable=True), places
     logger.warning("%s: its requests run one by one, for its rows are not seen to be independent", files.symbol)
+    if not any((spec.shape or (None,))[0] is None for spec in inputs):
+        fixed = [*_kinds(inputs, runner, None, guess), *_kinds(inputs, runner, None, 2 * guess)]
+        outputs = _specs(names, places, fixed or [alone])
     return Signature(DEFAULT_SIGNATURE, tuple(inputs), outputs, batchable=False), places
 
 
@@ -145,18 +141,26 @@ def _outputs(symbol: Symbol, sidecar: Sidecar | None) -> tuple[list[str], list[i
     raise LoadFailed(f"{sidecar.path}: lists the outputs {', '.join(said)}; the model gives {', '.join(own)}")
 
 
-def _first_kinds(
-    inputs: Sequence[TensorSpec], runner: Runner, guesses: Sequence[int]
-) -> tuple[int | None, int, list[NdArray]]:
-    """The first sizes that the graph takes, and its outputs for them. Rows of ``None`` are those of the inputs' shapes.
+def _first_sizes(inputs: Sequence[TensorSpec], runner: Runner) -> tuple[int, int | None]:
+    """A length for dimensions that may vary, 0 if there are none, and rows, of which the graph takes inputs.
 
-    Raises :class:`MxnetError`, that of the first sizes, if it takes none.
+    Rows of ``None`` are those of the inputs' own shapes. The first ones, if the graph takes none.
     """
+    varies = any(None in (spec.shape or ())[1:] for spec in inputs)
+    guesses = GUESSES if varies else (0,)
     for guess in guesses:
         for rows in (1, None):
-            if kinds := _kinds(inputs, runner, rows, guess):
-                return rows, guess, kinds[0]
-    return 1, guesses[0], runner.output_kinds(_sizes(inputs, 1, guesses[0]))
+            if _kinds(inputs, runner, rows, guess):
+                return guess, rows
+    return guesses[0], 1
+
+
+def _specs(names: Sequence[str], places: Sequence[int], seen: Sequence[list[NdArray]]) -> tuple[TensorSpec, ...]:
+    """The outputs, with the dimensions that the bindings ``seen`` have in common."""
+    return tuple(
+        TensorSpec(name, seen[0][i].dtype, _agreed([each[i].shape for each in seen]))
+        for name, i in zip(names, places, strict=True)
+    )
 
 
 def _kinds(inputs: Sequence[TensorSpec], runner: Runner, rows: int | None, guess: int) -> list[list[NdArray]]:
