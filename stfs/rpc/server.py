@@ -17,7 +17,7 @@ import grpc.aio
 
 from stfs.context import Context
 from stfs.errors import ConfigError
-from stfs.rpc import tfserving, unix_socket
+from stfs.rpc import oip, oip_stream, tfserving, unix_socket
 from stfs.rpc.auth import BasicAuth
 from stfs.rpc.health import Health
 
@@ -34,7 +34,11 @@ class RpcServer:
     def __init__(self, context: Context, port: int | None) -> None:
         self._config = context.config
         self._port = port
-        services = {**tfserving.services(context)}
+        self._streams = oip_stream.Streams(context)
+        services = {
+            **tfserving.services(context),
+            oip.INFERENCE_SERVICE: {**oip.unary_methods(context), **self._streams.methods()},
+        }
         self.services = tuple(services)
         self._health = Health(services)
         config = context.config
@@ -81,6 +85,7 @@ class RpcServer:
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, give those taken ``grace_s`` to end, then cancel them."""
         self._health.end()
+        self._streams.end()
         await self._server.stop(grace_s)
         path = self._config.grpc_socket_path
         if path is not None and self._socket_file is not None and _identity(path) == self._socket_file:
