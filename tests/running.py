@@ -54,6 +54,13 @@ class Running:
         assert port is not None
         return port
 
+    @property
+    def grpc(self) -> str:
+        """``HOST:PORT`` of a server that was started with ``--grpc_port``."""
+        match = re.search(r"^Serving .* over gRPC at ([^\s,]+)", self.log(), re.MULTILINE)
+        assert match is not None, self.log()
+        return match[1]
+
     def log(self) -> str:
         return self._output.read_text()
 
