@@ -77,8 +77,9 @@ class Source(Protocol):
 class FolderSource:
     """Versions in a local (or mounted) folder.
 
-    In this order: a file is version 1; a folder with numbered folders holds those versions; a folder that
-    ``is_model`` recognises is version 1. ``is_model`` runs on the polling thread.
+    In this order: a file is version 1; a folder with numbered folders holds those versions; a folder, or what the names
+    of a model's files begin with (``models/mlp``), that ``is_model`` recognises is version 1. ``is_model`` runs on the
+    polling thread.
     """
 
     base_path: Path
@@ -97,6 +98,8 @@ class FolderSource:
                 print_ = fingerprint(base)
                 found = {1: Found(1, base, print_)} if print_ is not None else {}
         except FileNotFoundError:
+            if self.is_model(base) and (print_ := fingerprint(base.parent)) is not None:
+                return Poll({1: Found(1, base, print_)})
             # Not proof of removal: a lost mount looks just like this.
             return Poll({}, f"base_path {_tell(base)} does not exist: create it, or correct base_path", transient=True)
         except OSError as error:

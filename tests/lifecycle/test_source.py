@@ -109,6 +109,22 @@ def test_nothing_there_tells_what_to_do(tmp_path):
     assert "\n" not in seen.problem
 
 
+def test_a_prefix_that_is_recognised_is_version_1(tmp_path):
+    """MXNet's models go by what the names of their files begin with."""
+    base = tmp_path / "mlp"
+    (tmp_path / "mlp-symbol.json").write_text("{}")
+    source = FolderSource(base, lambda path: path.with_name(path.name + "-symbol.json").exists())
+    first = source.poll()
+    assert list(first.found) == [1]
+    assert first.found[1].path == base
+    assert first.problem is None
+    assert not first.transient
+    (tmp_path / "mlp-0000.params").write_bytes(b"123")
+    assert source.poll(first).found[1].fingerprint != first.found[1].fingerprint
+    (tmp_path / "mlp-symbol.json").unlink()
+    assert source.poll(first).transient
+
+
 def test_a_missing_folder_is_no_proof_of_removal(tmp_path):
     seen = poll(tmp_path / "models")
     assert not seen.found

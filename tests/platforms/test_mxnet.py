@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mxnet_params_file import params_file
-from running import SHARED_MODELS, TESTS
+from running import SHARED_MODELS, TESTS, running
 
 from stfs.errors import InvalidRequest, LoadFailed, PlatformMissing
 from stfs.platforms import detect
@@ -131,6 +132,16 @@ class TestRealModel:
         assert signature.batchable
         assert specs(signature.inputs) == [("data", "float32", (None, 2))]
         assert specs(signature.outputs) == [("lro_output", "float32", (None, 1))]
+
+    @pytest.mark.slow
+    def test_is_served_by_its_prefix(self):
+        """The way in which MXNet itself names a checkpoint."""
+        home = {"STFS_HOME": os.environ["STFS_HOME"]}
+        with running(f"--model_base_path={MLP / 'mx_mlp'}", "--model_platform=mxnet", env=home) as server:
+            answer = server.post("/", {"data": {"data": [[0, 1], [0, 1]]}})
+            assert answer.status == 200
+            assert answer.json == {"lro": [[pytest.approx(1.630976)]] * 2}
+            assert server.post("/", {"data": {"data": [[0, 1, 2]]}}).status == 400
 
     @pytest.mark.slow
     def test_concurrent_callers_get_their_own_rows(self):
