@@ -1,8 +1,9 @@
 """TensorFlow Serving's gRPC dialect: ``PredictRequest`` and ``PredictResponse`` as bytes, and its table of statuses.
 
-These two carry the tensors, so they are read and written straight from and to bytes; the other messages, which are
-small, are in ``tfserving_messages``. Source: ``tensorflow_serving/apis/predict.proto`` and ``model.proto``; the
-wording of errors follows ``servables/tensorflow/predict_util.cc`` and ``core/basic_manager.cc``.
+They are read and written without protobuf's own runtime: no object is made of an element, and no message class is
+registered that could meet TensorFlow's in the same process. Source: ``tensorflow_serving/apis/predict.proto`` and
+``model.proto``; the wording of errors follows ``servables/tensorflow/predict_util.cc`` and ``core/basic_manager.cc``.
+Examples and models are in ``tfserving_inference_pb`` and ``tfserving_models_pb``.
 """
 
 from __future__ import annotations
@@ -22,9 +23,21 @@ RESOURCE_EXHAUSTED, FAILED_PRECONDITION, INTERNAL, UNAVAILABLE = 8, 9, 13, 14
 """Numbers of ``google.rpc.Code``, which gRPC shares."""
 
 
+class FailedPrecondition(errors.RequestError):
+    """What the server is asked to do needs something done before; the message says what."""
+
+
+class NotBecomeAvailable(errors.RequestError):
+    """Models that the server was told to serve do not."""
+
+
 def status_of(error: errors.RequestError) -> int:
     """The gRPC status of an error."""
     match error:
+        case FailedPrecondition():
+            return FAILED_PRECONDITION
+        case NotBecomeAvailable():
+            return UNKNOWN
         case errors.TooLarge():
             return RESOURCE_EXHAUSTED
         case errors.InvalidRequest():
@@ -114,21 +127,19 @@ def decode_predict(data: bytes) -> PredictRequest:
 
 
 def encode_predict(
-    spec: ModelSpec,
+    name: str,
     version: int,
     signature_name: str,
     outputs: Mapping[str, Array],
     chosen: Sequence[str] | None = None,
 ) -> bytes:
     """``PredictResponse``: what of ``outputs`` is ``chosen`` (``None``: all), and what of the model has answered."""
-    names: Iterable[str] = outputs if chosen is None else chosen
+    keys: Iterable[str] = outputs if chosen is None else chosen
     parts = [
-        wire.encode_bytes(
-            1, wire.encode_bytes(1, name.encode()) + wire.encode_bytes(2, tensor_pb.encode(outputs[name]))
-        )
-        for name in names
+        wire.encode_bytes(1, wire.encode_bytes(1, key.encode()) + wire.encode_bytes(2, tensor_pb.encode(outputs[key])))
+        for key in keys
     ]
-    parts.append(wire.encode_bytes(2, encode_spec(spec.name, version, signature_name)))
+    parts.append(wire.encode_bytes(2, encode_spec(name, version, signature_name)))
     return b"".join(parts)
 
 
