@@ -14,7 +14,7 @@ BESIDE = $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),mxnet cntk xg
 # What an editable install is made of; Python files are read in place and need no new install.
 BUILT_FROM = pyproject.toml setup.py constraints.txt stfs/_fastjson.pyx stfs/web/_headscan.pyx $(wildcard stfs/native/*)
 
-.PHONY: demo test check lint types unit bench image-test clean
+.PHONY: demo protos test check lint types unit bench image-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +52,11 @@ bench: $(VENV)/.installed-bench
 # Builds the container images and starts them; needs root, buildah and debootstrap.
 image-test: $(VENV)/.installed-test
 	STFS_TEST_CONTAINERS=1 $(BIN)/python -m pytest tests/containers
+
+# The descriptors of messages, from the .proto files that stand beside them.
+protos: $(VENV)/.installed-dev
+	$(BIN)/python -m grpc_tools.protoc --proto_path=stfs/model_server --include_imports \
+		--descriptor_set_out=stfs/model_server/model_server.binpb model_server.proto
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info stfs/*.so stfs/web/*.so stfs/_fastjson.cpp stfs/web/_headscan.cpp

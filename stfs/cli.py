@@ -55,25 +55,60 @@ def main_seed(argv: Sequence[str] | None = None) -> None:
     _serve(args, prog="simple_tensorflow_serving", positional=False, model_version_policy="all")
 
 
+def main_tensorflow_model_server(argv: Sequence[str] | None = None) -> None:
+    """``tensorflow_model_server``: TensorFlow Serving's executable, with its flags and its dialect."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    prog = "tensorflow_model_server"
+    started_at_s = _begin()
+    from stfs.model_server import flags
+
+    if "--help" in args or "-h" in args:
+        print(flags.usage(prog), end="")
+        return
+    try:
+        given = flags.parse(args)
+        if given.on("version"):
+            print(f"TensorFlow ModelServer: stfs {__version__}")
+            return
+        from stfs import process
+        from stfs.model_server import reload, settings
+
+        told = settings.read(given)
+        _log_to_stderr(told.server.log_level)
+        for line in told.warnings:
+            logging.getLogger("stfs").warning(line)
+        process.serve(told.server, started_at_s, lambda server: reload.follow(told, server))
+    except SetupError as error:
+        _fail(prog, str(error))
+
+
 def _serve(argv: Sequence[str], *, prog: str, positional: bool, **defaults: str) -> None:
-    started_at_s = time.monotonic()
-    _open_standard_streams()
-    # Until the loop has its own handlers; as process 1 of a container the default would be to ignore SIGTERM.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+    started_at_s = _begin()
     # Imported here so that --version and a wrong command answer at once.
     from stfs import config, process
 
     try:
         settings = config.from_environment(argv, prog=prog, positional=positional, defaults=defaults)
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-            stream=sys.stderr,
-        )
+        _log_to_stderr(settings.log_level)
         process.serve(settings, started_at_s)
     except SetupError as error:
         _fail(prog, str(error))
+
+
+def _begin() -> float:
+    """Make the process fit to serve. When it started, in seconds of ``time.monotonic``."""
+    started_at_s = time.monotonic()
+    _open_standard_streams()
+    # Until the loop has its own handlers; as process 1 of a container the default would be to ignore SIGTERM.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    return started_at_s
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
+    )
 
 
 def _platforms(argv: Sequence[str]) -> None:

@@ -24,7 +24,15 @@ from stfs.server import Server
 log = logging.getLogger("stfs")
 
 
-def serve(config: ServerConfig, started_at_s: float) -> None:
+Beside = Callable[[Server], Coroutine[Any, Any, None]]
+"""What runs on the loop while the server serves; cancelled when it stops."""
+
+
+async def _nothing(_: Server) -> None:
+    """Nothing runs beside the server."""
+
+
+def serve(config: ServerConfig, started_at_s: float, beside: Beside = _nothing) -> None:
     """Serve until SIGTERM or SIGINT; a second signal ends at once. ``started_at_s`` is of ``time.monotonic``.
 
     Raises :class:`SetupError` if the server cannot start. Does not return while a thread is stuck in a model or in a
@@ -32,7 +40,7 @@ def serve(config: ServerConfig, started_at_s: float) -> None:
     """
     runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
-        clean = runner.run(_serve(config, started_at_s))
+        clean = runner.run(_serve(config, started_at_s, beside))
         if not clean:
             _exit_past_stuck_threads()
     finally:
@@ -41,7 +49,7 @@ def serve(config: ServerConfig, started_at_s: float) -> None:
         _exit_past_stuck_threads()
 
 
-async def _serve(config: ServerConfig, started_at_s: float) -> bool:
+async def _serve(config: ServerConfig, started_at_s: float, beside: Beside) -> bool:
     """Whether everything was finished and freed."""
     loop = asyncio.get_running_loop()
     first, second = asyncio.Event(), asyncio.Event()
@@ -60,7 +68,9 @@ async def _serve(config: ServerConfig, started_at_s: float) -> bool:
     if await _unless(first, server.start()):
         with contextlib.suppress(OSError):  # nobody reads what is printed; that is no reason not to serve
             _announce(server, started_at_s)
+        companion = asyncio.create_task(beside(server))
         await first.wait()
+        companion.cancel()
     clean = await _unless(second, _stop(server))
     log.info("stopped")
     return clean
