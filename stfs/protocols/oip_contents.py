@@ -31,6 +31,8 @@ NAMES = {
     8: "bytes_contents",
 }
 
+_BYTES = 8
+
 PLACES: Mapping[np.dtype[Any], int] = {
     np.dtype(np.bool_): 1,
     np.dtype(np.int8): 2,
@@ -43,7 +45,7 @@ PLACES: Mapping[np.dtype[Any], int] = {
     np.dtype(np.uint64): 5,
     np.dtype(np.float32): 6,
     np.dtype(np.float64): 7,
-    STRING: 8,
+    STRING: _BYTES,
 }
 """Where values of each type stand if they are not raw; FP16 has no such place."""
 
@@ -59,7 +61,8 @@ def read_contents(data: bytes, contents: Fields, spec: TensorSpec, shape: tuple[
     if own is None:
         raise InvalidInput(spec.name, f"{datatype} has no typed contents: send raw_input_contents")
     for number, kind, begin, end in contents:
-        if number != own and number in NAMES and (kind != LEN or end > begin):
+        is_empty = kind == LEN and begin == end and number != _BYTES  # of which an empty one is an element
+        if number != own and number in NAMES and not is_empty:
             raise InvalidInput(spec.name, f"{datatype} stands in {NAMES[own]}, not in {NAMES[number]}")
     if not contents and count:
         raise InvalidInput(spec.name, "it has no data: send raw_input_contents or contents")
@@ -71,7 +74,7 @@ def read_contents(data: bytes, contents: Fields, spec: TensorSpec, shape: tuple[
 
 def _values(data: bytes, values: Fields, own: int, spec: TensorSpec) -> Array:
     """As numpy holds them, aligned; no Python object is made of a number that is packed, as all of them are."""
-    if own == 8:
+    if own == _BYTES:
         texts = [data[begin:end] for number, kind, begin, end in values if number == own and kind == LEN]
         array = np.empty(len(texts), STRING)
         array[:] = texts
