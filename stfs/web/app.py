@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from stfs.context import Context
-from stfs.web import hot, infer, kserve1, metrics, models, oip, pages, tfserving
+from stfs.web import hot, infer, kserve1, metrics, models, oip, openapi, pages, tfserving
 from stfs.web.guard import guard
 from stfs.web.hot_shared import HotPath
 from stfs.web.key import CONTEXT
@@ -34,6 +34,7 @@ def make_app(context: Context) -> web.Application:
             web.static("/static", pages.HERE / "static"),
         ]
     )
+    openapi.add_routes(app)
     return app
 
 
