@@ -5,15 +5,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from google.protobuf import json_format
+from tritonclient.grpc import service_pb2 as service
 
 from stfs.errors import InvalidRequest
 from stfs.metrics import Metrics
 from stfs.protocols import oip_messages as messages
 from stfs.protocols import oip_metadata
 from stfs.signature import STRING, Signature, TensorSpec
-
-service = pytest.importorskip("tritonclient.grpc.service_pb2", reason="tritonclient is not installed")
-json_format = pytest.importorskip("google.protobuf.json_format")
 
 TABLES = [
     ("ServerLiveResponse", messages.LIVE),

@@ -4,17 +4,16 @@ import struct
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tritonclient.grpc import service_pb2 as service
 
 from stfs import errors
 from stfs.protocols import oip_pb
 from stfs.protocols.oip_datatypes import DATATYPES, datatype_of
 from stfs.signature import STRING, Signature, TensorSpec
-
-service = pytest.importorskip("tritonclient.grpc.service_pb2", reason="tritonclient is not installed")
-triton = pytest.importorskip("tritonclient.grpc")
 
 FIELDS = {
     "BOOL": "bool_contents",
@@ -278,7 +277,7 @@ def test_damaged_messages_are_refused_or_read_as_protobuf_reads_them(data, more)
         assert inputs[tensor.name].size == np.prod(tensor.shape, dtype=np.int64)
 
 
-def answer(outputs, asked=None, found=None, request_id="", **version):
+def answer(outputs, asked=None, found=None, request_id=""):
     """The client's own result of what is written for these outputs."""
     found = found or signature(outputs=[TensorSpec(name, array.dtype, None) for name, array in outputs.items()])
     request = oip_pb.decode(oip_pb.scan((asked or message(id=request_id)).SerializeToString()), found)
