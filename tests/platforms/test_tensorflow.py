@@ -85,6 +85,10 @@ def test_signatures(tf1):
         assert servable.signatures["text"].batchable
         assert not servable.signatures["sparse"].batchable
         assert servable.runtime == f"tensorflow {tf.__version__}, CPU"
+        graph_names = [s.graph_name for s in (*signature.inputs, *signature.outputs)]
+        assert graph_names == ["keys:0", "x:0", "keys:0", "Identity:0", "Identity_1:0", "add:0"]
+        assert all(":" in s.graph_name for s in servable.signatures["sparse"].outputs)
+        assert {s.method_name for s in servable.signatures.values()} == {""}  # as its exporter left it
     finally:
         servable.close()
 

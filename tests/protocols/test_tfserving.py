@@ -178,6 +178,23 @@ def test_what_follows_the_body_is_ignored(tail):
     same(decode(b'{"instances":[1]}' + tail, ("x", "int64"))[0]["x"], np.array([1]))
 
 
+@pytest.mark.parametrize("body", [b'{"instances":[1]}', b'{"inputs":[1],"signature_name":"s"}'])
+def test_a_byte_order_mark_is_passed_over(body):
+    resolve = Signatures({None: errors.Unavailable("loading"), "s": signature(("x", "int64"))})
+    resolve.table[None] = resolve.table["s"] if b"instances" in body else resolve.table[None]
+    same(decode(b"\xef\xbb\xbf" + body, resolve=resolve)[0]["x"], np.array([1]))
+    assert refused(b"\xef\xbb" + body, ("x", "int64"), kind=errors.MalformedJson)
+
+
+def test_an_unknown_signature_is_told_in_tfservings_words():
+    for name, told in (("s", "s"), ("s" * 5000, "s" * 100)):
+        with pytest.raises(errors.SignatureNotFound) as caught:
+            decode({"signature_name": name, "inputs": [1]}, resolve=Signatures({}))
+        assert str(caught.value) == f'Serving signature name: "{told}" not found in signature def'
+    with pytest.raises(errors.SignatureNotFound, match='Serving signature name: "serving_default" not found'):
+        decode({"inputs": [1]}, resolve=Signatures({}))
+
+
 def test_a_body_cut_short_anywhere_is_malformed():
     known = Signatures({None: signature(("x", "int64"), ("y", "object")), "s": signature(("x", "float32"))})
     for body in (
@@ -452,7 +469,7 @@ def test_the_status_of_versions():
 
 def test_the_metadata_of_a_model():
     inputs = (
-        TensorSpec("x", np.dtype("float32"), (None, 3)),
+        TensorSpec("x", np.dtype("float32"), (None, 3), graph_name="serving_x:0"),
         TensorSpec("free", STRING, None),
         TensorSpec("one", np.dtype("int64"), ()),
     )
@@ -471,7 +488,7 @@ def test_the_metadata_of_a_model():
                     "dim": [{"size": "-1", "name": ""}, {"size": "3", "name": ""}],
                     "unknown_rank": False,
                 },
-                "name": "x:0",
+                "name": "serving_x:0",
             },
             "free": {"dtype": "DT_STRING", "tensor_shape": {"dim": [], "unknown_rank": True}, "name": "free:0"},
             "one": {"dtype": "DT_INT64", "tensor_shape": {"dim": [], "unknown_rank": False}, "name": "one:0"},
