@@ -40,10 +40,9 @@ async def replay(model: Model, iterations: int) -> int:
             raise LoadFailed(f"{path}: Number of warmup records exceeds the maximum ({MAX_RECORDS})")
         try:
             for recorded in decode(record):
-                signature = model.signature(recorded.signature_name)
-                inputs = recorded.tensors(signature)
+                signature = recorded.signature(model.signature)
                 for _ in range(iterations):
-                    await model.infer(signature, inputs, None)
+                    await model.infer(signature, dict(recorded.inputs), None)
         except RequestError as error:
             raise LoadFailed(f"{path}: warmup record {count}: {error}") from error
     log.info(

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from stfs.context import Context
-from stfs.web import hot, infer, kserve1, metrics, models, oip, openapi, pages, tfserving
+from stfs.web import hot, infer, kserve1, metrics, metrics_tfserving, models, oip, openapi, pages, tfserving
 from stfs.web.guard import guard
 from stfs.web.hot_shared import HotPath
 from stfs.web.key import CONTEXT
@@ -22,6 +22,8 @@ def make_app(context: Context) -> web.Application:
     app = web.Application(client_max_size=context.config.max_request_bytes, middlewares=[guard])
     app[CONTEXT] = context
     app[metrics.REGISTRY] = metrics.make_registry(context)
+    if context.config.metrics_path:
+        app.add_routes([web.get(context.config.metrics_path, metrics_tfserving.metrics)])
     app.add_routes(
         [
             web.post("/", infer.infer_stfs),
