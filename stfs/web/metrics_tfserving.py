@@ -2,8 +2,8 @@
 
 Names are those of ``servables/tensorflow/util.cc`` and ``batching/batching_session.cc`` of tensorflow/serving, written
 as ``util/prometheus_exporter.cc`` does: paths with colons, and times in microseconds. Counts are kept by
-``stfs.metrics``, and added up here over the versions of a model. Kept on purpose: latencies have no labels ``API``, ``entrypoint`` and
-``runtime``, since they are not counted apart.
+``stfs.metrics``, and added up here over the versions of a model. Kept on purpose: latencies have no labels ``API``,
+``entrypoint`` and ``runtime``, since they are not counted apart.
 """
 
 from __future__ import annotations
