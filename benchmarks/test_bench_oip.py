@@ -7,6 +7,7 @@ printed with ``-s``.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -46,6 +47,11 @@ def write_corners(folder: Path) -> Path:
     return save(graph, folder)
 
 
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def requests_per_s(server: Running, body: bytes, headers: dict[str, str], expected: list[float], count: int) -> float:
     connection = server.connect()
     try:
@@ -75,6 +81,7 @@ def test_an_image_raw_and_as_json(benchmark: Any, tmp_path: Path) -> None:
     short = json.dumps({"inputs": [{**entry, "data": [float(str(v)) for v in image.ravel()]}]}).encode()
     write_corners(tmp_path / "1")
     figures: dict[str, list[float]] = {"raw": [], "json": [], "short json": []}
+    cpu: dict[str, list[float]] = {name: [] for name in figures}
     with running(str(tmp_path)) as server:
         cases = {
             "raw": (raw, {LENGTH: str(len(text))}, RAW_REQUESTS),
@@ -84,11 +91,16 @@ def test_an_image_raw_and_as_json(benchmark: Any, tmp_path: Path) -> None:
 
         def one_round() -> None:
             for name, (body, headers, count) in cases.items():
+                before = cpu_seconds(server.process.pid)
                 figures[name].append(requests_per_s(server, body, headers, expected, count))
+                cpu[name].append((cpu_seconds(server.process.pid) - before) / count)
 
         benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
     medians = {name: statistics.median(rates[1:]) for name, rates in figures.items()}
     benchmark.extra_info |= {f"{name} requests/s": round(rate, 1) for name, rate in medians.items()}
+    spent = {name: statistics.mean(times[1:]) * 1e3 for name, times in cpu.items()}
+    benchmark.extra_info |= {f"{name} server CPU ms": round(time_ms, 2) for name, time_ms in spent.items()}
     for name in ("json", "short json"):
+        benchmark.extra_info[f"{name} over raw, server CPU"] = round(spent[name] / spent["raw"], 1)
         benchmark.extra_info[f"raw over {name}"] = round(medians["raw"] / medians[name], 1)
     print(f"\nbodies: raw {len(raw)}, json {len(as_json)}, short json {len(short)} bytes; {benchmark.extra_info}")

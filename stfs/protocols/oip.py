@@ -93,18 +93,18 @@ def error_text(error: errors.RequestError, text: str) -> str:
     return text
 
 
-def decode(body: bytes, resolve: Resolver, json_bytes: int | None = None) -> Request:
+def decode(body: bytes | memoryview, resolve: Resolver, json_bytes: int | None = None) -> Request:
     """What ``body`` asks for. ``json_bytes`` is the value of :data:`LENGTH_HEADER`, ``None`` where it was not sent.
 
-    Arrays may be views of ``body``. Raises :class:`stfs.errors.InvalidRequest` for anything wrong in the body and what
-    ``resolve`` raises.
+    Arrays may be views of ``body``, which nobody may change then. Raises :class:`stfs.errors.InvalidRequest` for
+    anything wrong in the body and what ``resolve`` raises.
     """
     signature = resolve(None, None, None)
     if json_bytes == 0:
         return Request(signature, raw_input(body, signature), binary=True)
     if json_bytes is not None and json_bytes > len(body):
         raise errors.InvalidRequest(f"{LENGTH_HEADER} is {json_bytes}, but the body has {len(body)} bytes")
-    text = body if json_bytes is None else body[:json_bytes]
+    text = bytes(body if json_bytes is None else body[:json_bytes])
     tensors = RawTensors(body, json_bytes)
     reader = Reader(text)
     require_object(reader)

@@ -35,7 +35,7 @@ class RawTensors:
 
     __slots__ = ("_body", "_position", "_there")
 
-    def __init__(self, body: bytes, json_bytes: int | None) -> None:
+    def __init__(self, body: bytes | memoryview, json_bytes: int | None) -> None:
         self._body = body
         self._position = len(body) if json_bytes is None else json_bytes
         self._there = json_bytes is not None
@@ -80,7 +80,7 @@ def read_inputs(reader: Reader, text: bytes, tensors: RawTensors, signature: Sig
     return inputs
 
 
-def raw_input(body: bytes, signature: Signature) -> Tensors:
+def raw_input(body: bytes | memoryview, signature: Signature) -> Tensors:
     """``body`` as the only input: one row, its one open dimension as long as the bytes make it; a text is the body.
 
     Raises :class:`InvalidRequest` where that does not tell the shape.
@@ -101,7 +101,7 @@ def raw_input(body: bytes, signature: Signature) -> Tensors:
         if known != 1:
             raise InvalidInput(spec.name, f"a raw request is one text, but its shape is {spec.describe_shape()}")
         whole = np.empty(1, STRING)
-        whole[0] = body
+        whole[0] = bytes(body)
         return {spec.name: whole.reshape(shape)}
     row_bytes = known * spec.dtype.itemsize
     if row_bytes == 0 or len(body) % row_bytes:

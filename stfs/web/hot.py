@@ -125,20 +125,20 @@ class HotHandler(RequestHandler):
         else:
             self._take(data)
 
-    def _unhold(self) -> bytes:
-        data = bytes(self._held)
-        self._held = bytearray()
+    def _unhold(self) -> bytearray:
+        """What was held, which is the caller's from now on: bodies may be looked at where they lie."""
+        data, self._held = self._held, bytearray()
         self._need = 0
         return data
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes | bytearray) -> None:
         """Handle what lies at a message boundary, message by message, while the connection is free for the next."""
         head = self._hot.head
         while data and not self._close and not self._force_close:
             verdict = head.scan(data)
             if verdict == OTHER or (verdict == BODY_SHORT and not self._is_candidate(head)):
                 self._stock = True
-                super().data_received(data)
+                super().data_received(bytes(data))
                 return
             if verdict != WHOLE:
                 self._held += data
@@ -148,7 +148,7 @@ class HotHandler(RequestHandler):
             message, data = (data, b"") if len(data) == total else (data[:total], data[total:])
             if not self._try_hot(message, head):
                 # One whole message: the stock parser ends at its boundary too, or closes the connection.
-                super().data_received(message)
+                super().data_received(bytes(message))
             elif data and (self._ticket is not None or self._paused):
                 self._held += data
                 return
@@ -160,7 +160,7 @@ class HotHandler(RequestHandler):
         """
         return not self._hot.timeout_s and self._hot.takes(head) is not None
 
-    def _try_hot(self, message: bytes, head: Head) -> bool:
+    def _try_hot(self, message: bytes | bytearray, head: Head) -> bool:
         """Submit or refuse the request; ``False``, with nothing done, if the stock path is to have it."""
         hot = self._hot
         if not self._stock_is_idle() or (route := hot.takes(head)) is None:
@@ -171,7 +171,11 @@ class HotHandler(RequestHandler):
         self._started_s = time.monotonic()
         self._lease = lease = Lease(hot.context, name, version)
         try:
-            signature, inputs, self._encode = self._dialect.decode(message[head.body_at :], lease)
+            if self._dialect.looks:
+                body: bytes | memoryview = memoryview(message)[head.body_at :]
+            else:
+                body = bytes(message[head.body_at :])
+            signature, inputs, self._encode = self._dialect.decode(body, lease)
             model = lease.model
             assert model is not None, "a decoded request holds its model"
             deadline_s = self._started_s + hot.timeout_s if hot.timeout_s else None

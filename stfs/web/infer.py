@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
@@ -33,7 +34,8 @@ from stfs.web.key import CONTEXT
 log = logging.getLogger("stfs.web")
 
 Encode = Callable[[Tensors], bytes | Payload]
-Decode = Callable[[bytes, Lease], tuple[Signature, Tensors, Encode]]
+Decode = Callable[[Any, Lease], tuple[Signature, Tensors, Encode]]
+"""From the body: ``bytes``, or for a dialect that ``looks`` also a ``memoryview``."""
 
 COMPRESSIBLE = "application/json"
 """Raw tensors hardly become smaller, and trying would take longer than everything else."""
@@ -41,12 +43,17 @@ COMPRESSIBLE = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What the carrying needs of a dialect. ``name`` is its label in the metrics."""
+    """What the carrying needs of a dialect. ``name`` is its label in the metrics.
+
+    ``looks`` says that it takes a view of the body as well, and leaves tensors where they lie: nobody may change what
+    the view shows, from then on.
+    """
 
     name: str
     decode: Decode
     encode_error: Callable[[errors.RequestError, str], bytes]
     status_of: Callable[[errors.RequestError], int]
+    looks: bool = False
 
 
 def _decode_stfs(body: bytes, lease: Lease) -> tuple[Signature, Tensors, Encode]:

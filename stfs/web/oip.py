@@ -41,7 +41,7 @@ def dialect(length: bytes | None) -> Dialect | None:
         return None
     json_bytes = None if length is None else int(length)
 
-    def decode(body: bytes, lease: Lease) -> tuple[Signature, Tensors, Encode]:
+    def decode(body: bytes | memoryview, lease: Lease) -> tuple[Signature, Tensors, Encode]:
         asked = oip.decode(body, lease, json_bytes)
         served = lease.served
         assert served is not None, "a decoded request holds its model"
@@ -54,7 +54,7 @@ def dialect(length: bytes | None) -> Dialect | None:
 
         return asked.signature, asked.inputs, encode
 
-    return Dialect("oip", decode, oip.encode_error, oip.status_of)
+    return Dialect("oip", decode, oip.encode_error, oip.status_of, looks=json_bytes is not None)
 
 
 def _plain() -> Dialect:

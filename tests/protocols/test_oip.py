@@ -180,6 +180,14 @@ def test_a_raw_tensor_is_a_view_where_it_is_aligned_and_always_aligned(padding):
     assert is_view == ((start + len(text)) % 4 == 0)
 
 
+def test_a_view_of_the_body_will_do():
+    text = json.dumps({"inputs": [raw_entry(24)]}).encode()
+    view = memoryview(b"before it" + text + ROWS.tobytes())[9:]
+    np.testing.assert_array_equal(oip.decode(view, lambda *asked: LINEAR, len(text)).inputs["x"], ROWS)
+    text_found = signature(spec("x", STRING), outputs=(Y,))
+    assert oip.decode(memoryview(b"a text"), lambda *asked: text_found, 0).inputs["x"].tolist() == [b"a text"]
+
+
 def test_raw_truth_values_that_are_neither_0_nor_1_are_true():
     head = {"inputs": [{"name": "x", "shape": [3], "datatype": "BOOL", "parameters": {"binary_data_size": 3}}]}
     got = decode_raw(head, b"\x00\x01\x80", found=signature(spec("x", np.bool_))).inputs["x"]
