@@ -10,13 +10,12 @@ Must not live here: how raw elements (``oip_binary``) and typed ones (``oip_cont
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from struct import unpack_from
 from typing import NamedTuple
-
-import numpy as np
 
 from stfs import errors
 from stfs.errors import InvalidInput, InvalidRequest
@@ -24,12 +23,12 @@ from stfs.protocols import wire
 from stfs.protocols.oip import Request, Wanted
 from stfs.protocols.oip_binary import read_raw, write_raw
 from stfs.protocols.oip_classification import classes
-from stfs.protocols.oip_contents import Fields, read_contents, read_varints
+from stfs.protocols.oip_contents import few, read_contents
 from stfs.protocols.oip_datatypes import check_datatype, datatype_of
 from stfs.protocols.oip_inputs import MAX_DIMENSIONS
 from stfs.protocols.oip_parameters import read_integer
 from stfs.protocols.wire import FIXED64, LEN, VARINT, Span
-from stfs.signature import Array, Signature, Tensors, TensorSpec
+from stfs.signature import Array, Signature, Tensors
 
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED, INTERNAL, UNAVAILABLE = 3, 4, 5, 8, 13, 14
 """Numbers of ``google.rpc.Code``, which gRPC shares."""
@@ -74,7 +73,7 @@ class Message:
 def scan(data: bytes) -> Message:
     """What the message is about and where its tensors lie. Raises :class:`InvalidRequest` for what is no message."""
     found = Message(data)
-    for number, kind, begin, end in wire.fields(data, (0, len(data))):
+    for number, kind, begin, end in few(wire.fields(data, (0, len(data)))):
         if kind != LEN:
             continue
         if number == 7:
@@ -151,95 +150,110 @@ def _answer(request: Request, outputs: Mapping[str, Array], model_name: str, ver
         if datatype == "INVALID":
             raise errors.ModelFailed(f'output "{one.name}" is of {array.dtype}, which the protocol has no datatype for')
         content = write_raw(array)
-        sizes = b"".join([wire.encode_varint(size) for size in array.shape])
-        told.append(
-            wire.encode_bytes(
-                5,
-                wire.encode_bytes(1, one.name.encode())
-                + wire.encode_bytes(2, datatype.encode())
-                + (wire.encode_bytes(3, sizes) if sizes else b""),
-            )
-        )
+        told.append(_output(one.name, datatype, array.shape))
         raw += (_RAW_CONTENT + wire.encode_varint(len(content)), content)
     return told + raw
+
+
+@lru_cache(maxsize=1024)  # models answer in few shapes
+def _output(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    """An ``InferOutputTensor`` whose values are elsewhere."""
+    sizes = b"".join([wire.encode_varint(size) for size in shape])
+    told = wire.encode_bytes(1, name.encode()) + wire.encode_bytes(2, datatype.encode())
+    return wire.encode_bytes(5, told + wire.encode_bytes(3, sizes) if sizes else told)
 
 
 _RAW_CONTENT = wire.encode_varint(6 << 3 | LEN)
 
 
 class _Entry(NamedTuple):
-    """An ``InferInputTensor``; ``contents`` are the fields of its ``InferTensorContents``."""
+    """An ``InferInputTensor``; ``contents`` is where its ``InferTensorContents`` are."""
 
-    spec: TensorSpec
+    name: str
+    datatype: str
     shape: tuple[int, ...]
-    contents: Fields
+    in_shared_memory: bool
+    contents: Sequence[Span]
 
 
 def _read_inputs(message: Message, signature: Signature) -> Tensors:
-    entries = [_read_entry(message.data, span, signature, place) for place, span in enumerate(message.inputs)]
-    raw = message.raw
-    if raw and len(raw) != len(entries):
+    data, raw = message.data, message.raw
+    if raw and len(raw) != len(message.inputs):
         raise InvalidRequest(
-            f"raw_input_contents has {len(raw)} entries for {len(entries)} inputs: send one for each, in their order"
+            f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs: "
+            "send one for each, in their order"
         )
     inputs: Tensors = {}
-    for place, entry in enumerate(entries):
-        spec = entry.spec
+    for place, (begin, end) in enumerate(message.inputs):
+        if raw and end - begin <= _MAX_KEPT_BYTES:
+            entry = _entry_seen(data[begin:end])
+        else:
+            entry = _read_entry(data, (begin, end))
+        spec = signature.input(entry.name)
         if spec.name in inputs:
             raise InvalidInput(spec.name, "stands twice in the request")
-        count = prod(entry.shape)
+        if entry.in_shared_memory:
+            raise InvalidInput(spec.name, "shared memory is not supported here: send the data")
+        check_datatype(spec, entry.datatype)
+        shape = entry.shape
         if raw:
-            if entry.contents:
+            if any(begin < end for begin, end in entry.contents):
                 raise InvalidInput(spec.name, "send either its contents or raw_input_contents, not both")
-            begin, end = raw[place]
-            array = read_raw(message.data, begin, end - begin, spec, count)
+            first, last = raw[place]
+            array = read_raw(data, first, last - first, spec, prod(shape))
         else:
-            array = read_contents(message.data, entry.contents, spec, entry.shape)
+            array = read_contents(data, entry.contents, spec, shape)
         # One value a row may also be sent as a table of one column.
-        is_table = spec.is_column and len(entry.shape) == 2 and entry.shape[1] == 1
-        inputs[spec.name] = array.reshape(entry.shape[:1] if is_table else entry.shape)
+        is_table = spec.is_column and len(shape) == 2 and shape[1] == 1
+        inputs[spec.name] = array.reshape(shape[:1] if is_table else shape)
     return inputs
 
 
-def _read_entry(data: bytes, span: Span, signature: Signature, place: int) -> _Entry:
+_MAX_KEPT_BYTES = 256
+
+
+@lru_cache(maxsize=1024)
+def _entry_seen(data: bytes) -> _Entry:
+    """:func:`_read_entry` of an entry whose values are elsewhere: clients send the same few over and over."""
+    return _read_entry(data, (0, len(data)))
+
+
+def _read_entry(data: bytes, span: Span) -> _Entry:
     name: str | None = None
     datatype = ""
-    sizes: Fields = []
+    sizes: list[int] = []
     parameters: dict[str, object] = {}
-    contents: Fields = []
-    for number, kind, begin, end in wire.fields(data, span):
-        if number == 3:
-            sizes.append((number, kind, begin, end))
+    contents: list[Span] = []
+    for number, kind, begin, end in few(wire.fields(data, span)):
+        if number == 3 and kind == VARINT:
+            sizes.append(wire.signed(begin))
         elif kind != LEN:
             continue
         elif number == 1:
             name = wire.text(data, (begin, end), "an input's name")
         elif number == 2:
             datatype = wire.text(data, (begin, end), "an input's datatype")
+        elif number == 3:
+            while begin < end and len(sizes) <= MAX_DIMENSIONS:
+                size, begin = wire.varint(data, begin, end)
+                sizes.append(wire.signed(size))
         elif number == 4:
             _read_parameter(data, (begin, end), parameters)
         elif number == 5:
-            contents += wire.fields(data, (begin, end))
+            contents.append((begin, end))
     if name is None:
-        raise InvalidRequest(f"inputs [{place}] has no name")
-    spec = signature.input(name)
-    if "shared_memory_region" in parameters:
-        raise InvalidInput(spec.name, "shared memory is not supported here: send the data")
-    check_datatype(spec, datatype)
-    return _Entry(spec, _shape(data, sizes, spec), contents)
+        raise InvalidRequest("one of the inputs has no name")
+    return _Entry(name, datatype, _checked(sizes, name), "shared_memory_region" in parameters, contents)
 
 
-def _shape(data: bytes, sizes: Fields, spec: TensorSpec) -> tuple[int, ...]:
-    if sum(end - begin if kind == LEN else 1 for _, kind, begin, end in sizes) > MAX_DIMENSIONS * wire.MAX_VARINT_BYTES:
-        raise InvalidInput(spec.name, f"its shape has over {MAX_DIMENSIONS} sizes")
-    shape = tuple(read_varints(data, sizes, 3).view(np.int64).tolist())
-    if len(shape) > MAX_DIMENSIONS:
-        raise InvalidInput(spec.name, f"its shape has {len(shape)} sizes, the most are {MAX_DIMENSIONS}")
-    if any(size < 0 for size in shape):
-        raise InvalidInput(spec.name, f"shape {list(shape)} has a negative size: give the sizes that it has")
-    if prod(size or 1 for size in shape) >= _TOO_LARGE:
-        raise InvalidInput(spec.name, f"shape {list(shape)} is larger than any array")
-    return shape
+def _checked(sizes: list[int], name: str) -> tuple[int, ...]:
+    if len(sizes) > MAX_DIMENSIONS:
+        raise InvalidInput(name[:100], f"its shape has over {MAX_DIMENSIONS} sizes")
+    if any(size < 0 for size in sizes):
+        raise InvalidInput(name[:100], f"shape {sizes} has a negative size: give the sizes that it has")
+    if prod(size or 1 for size in sizes) >= _TOO_LARGE:
+        raise InvalidInput(name[:100], f"shape {sizes} is larger than any array")
+    return tuple(sizes)
 
 
 def _read_outputs(message: Message, signature: Signature) -> tuple[Wanted, ...]:
@@ -248,7 +262,7 @@ def _read_outputs(message: Message, signature: Signature) -> tuple[Wanted, ...]:
     for span in message.outputs:
         name = ""
         parameters: dict[str, object] = {}
-        for number, kind, begin, end in wire.fields(message.data, span):
+        for number, kind, begin, end in few(wire.fields(message.data, span)):
             if number == 1 and kind == LEN:
                 name = wire.text(message.data, (begin, end), "an output's name")
             elif number == 2 and kind == LEN:
@@ -268,13 +282,13 @@ def _read_parameter(data: bytes, span: Span, into: dict[str, object]) -> None:
     """One entry of a map of ``InferParameter``. Of an entry, or a choice, that stands twice the last one counts."""
     key = ""
     value: object = None
-    for number, kind, begin, end in wire.fields(data, span):
+    for number, kind, begin, end in few(wire.fields(data, span)):
         if kind != LEN:
             continue
         if number == 1:
             key = wire.text(data, (begin, end), "a parameter's name")
         elif number == 2:
-            for choice, inner, first, last in wire.fields(data, (begin, end)):
+            for choice, inner, first, last in few(wire.fields(data, (begin, end))):
                 if inner == VARINT and choice in (1, 2, 5):
                     value = bool(first) if choice == 1 else wire.signed(first) if choice == 2 else first
                 elif inner == LEN and choice == 3:

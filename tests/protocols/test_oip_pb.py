@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from tritonclient.grpc import service_pb2 as service
 
 from stfs import errors
-from stfs.protocols import oip_pb
+from stfs.protocols import oip_pb, wire
 from stfs.protocols.oip_datatypes import DATATYPES, datatype_of
 from stfs.signature import STRING, Signature, TensorSpec
 
@@ -145,6 +145,27 @@ def test_numbers_that_are_not_packed_and_contents_in_two_parts_are_read_too():
     assert decode(block(5, floats), signature(spec("x", np.float32))).inputs["x"].tolist() == [1.5, 2.5]
 
 
+def test_messages_of_nothing_but_small_fields_are_refused():
+    """Each costs little to send and much to read."""
+    many = 100_000
+    numbers = block(1, b"x") + block(2, b"INT64") + field(3, 0, b"\x01")
+    unpacked = field(3, 0, b"\x01") * many
+    numbers += field(5, 2, wire.encode_varint(len(unpacked)) + unpacked)
+    sizes = block(1, b"x") + field(3, 0, b"\x01") * many
+    for asked in (
+        block(5, b"") * many,
+        block(4, b"") * many,
+        *(field(5, 2, wire.encode_varint(len(one)) + one) for one in (numbers, sizes)),
+    ):
+        with pytest.raises(errors.InvalidRequest, match="over 65536 fields"):
+            decode(asked, signature(spec("x", np.int64)))
+    texts = block(1, b"x") + block(2, b"BYTES") + field(3, 0, b"\x01")
+    inner = block(8, b"") * many
+    texts += field(5, 2, wire.encode_varint(len(inner)) + inner)
+    with pytest.raises(errors.InvalidInput, match="1 elements, but bytes_contents has more"):
+        decode(field(5, 2, wire.encode_varint(len(texts)) + texts), signature(spec("x", STRING)))
+
+
 def test_large_raw_tensors_are_views_where_they_are_aligned():
     ones = np.ones((1000, 3), np.float32)
     views = 0
@@ -206,8 +227,8 @@ WRONG = [
     (message(entry(datatype="BF16"), raw=[ROWS.tobytes()]), "BF16 is not supported"),
     (message(entry(shape=(-1, 3)), raw=[ROWS.tobytes()]), "negative size"),
     (message(entry(shape=(2**40, 2**40)), raw=[ROWS.tobytes()]), "larger than any array"),
-    (message(entry(shape=(1,) * 40), raw=[ROWS.tobytes()]), "40 sizes"),
-    (message(entry(shape=(1,) * 400), raw=[ROWS.tobytes()]), "over 32 sizes"),
+    (message(entry(shape=(1,) * 40), raw=[ROWS.tobytes()]), "over 32 sizes"),
+    (message(entry(shape=(1,) * 4000), raw=[ROWS.tobytes()]), "its shape has over 32 sizes"),
     (message(entry(shape=(2, 2)), raw=[ROWS.tobytes()]), "16 bytes, got 24"),
     (message(entry(), raw=[ROWS.tobytes()[:-1]]), "24 bytes, got 23"),
     (message(entry(), raw=[ROWS.tobytes()] * 2), "2 entries for 1 inputs"),
@@ -230,7 +251,7 @@ WRONG = [
     (TIMEOUT, '"timeout" must be a whole number'),
     (message(entry(), raw=[ROWS.tobytes()], outputs=["z"]), 'unknown output "z"; this model gives "y"'),
     (message(entry(), raw=[ROWS.tobytes()], outputs=["y", "y"]), "stands twice"),
-    (service.ModelInferRequest(inputs=[{"datatype": "FP32"}]), "inputs [0] has no name"),
+    (service.ModelInferRequest(inputs=[{"datatype": "FP32"}]), "one of the inputs has no name"),
     (b"\x0a\x01\xff", "model_name is not UTF-8"),
     (b"\x0a\x05ab", "cut short"),
     (b"{}", "no valid protobuf"),
