@@ -81,6 +81,7 @@ class ServerConfig:
     dialect: str = "stfs"
     grpc_port: int | None = None
     grpc_socket_path: Path | None = None
+    allow_config_reload: bool = False
     grpc_tls: RpcTls | None = None
     grpc_request_timeout_s: float | None = None
     grpc_channel_arguments: tuple[tuple[str, int | str], ...] = ()
@@ -95,6 +96,9 @@ class ServerConfig:
     log_level: str = "info"
     workers: int = 1
     hot_path: bool = True
+    access_log: str = "off"
+    access_log_file: Path | None = None
+    access_log_sample: int = 1
     max_request_bytes: int = 256 << 20
     compress_over_bytes: int = 64 << 10
     request_timeout_s: float = 0.0
@@ -252,6 +256,7 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> Serv
         dialect=options["dialect"],
         grpc_port=options["grpc_port"],
         grpc_socket_path=Path(options["grpc_socket_path"]) if options["grpc_socket_path"] else None,
+        allow_config_reload=options["allow_config_reload"],
         enable_ssl=options["enable_ssl"],
         secret_pem=Path(options["secret_pem"]),
         secret_key=Path(options["secret_key"]),
@@ -262,6 +267,9 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> Serv
         log_level="debug" if options["debug"] else options["log_level"],
         workers=options["workers"],
         hot_path=options["hot_path"] != "off",
+        access_log=options["access_log"],
+        access_log_file=Path(options["access_log_file"]) if options["access_log_file"] else None,
+        access_log_sample=options["access_log_sample"],
         max_request_bytes=options["max_request_bytes"],
         compress_over_bytes=options["compress_over"],
         request_timeout_s=options["request_timeout_s"],

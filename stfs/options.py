@@ -203,6 +203,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("request_timeout_s", _duration, "0", "seconds a request may take before it gets 504; 0: no limit", _SERVER),
     Option("workers", _positive, "1", "front-end processes (this version runs one)", _SERVER),
     Option("hot_path", _choice("auto", "off"), "auto", "off: let aiohttp handle every request", _SERVER),
+    Option(
+        "allow_config_reload",
+        _boolean,
+        "false",
+        "let clients of gRPC say which models of this machine are served, code in pickles included",
+        _SECURITY,
+    ),
     Option("enable_auth", _boolean, "false", "ask for a user name and password", _SECURITY),
     Option("auth_username", _user_name, "admin", "the user name", _SECURITY),
     Option("auth_password", str, "admin", "the password", _SECURITY),
@@ -219,6 +226,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("shutdown_delay_s", _duration, "0", "seconds to answer 'not ready' before closing the port", _LIFECYCLE),
     Option("shutdown_timeout_s", _duration, "30", "seconds that requests in flight may take at shutdown", _LIFECYCLE),
     Option("log_level", _choice("debug", "info", "warning", "error", "critical"), "info", "how much to log", _LOG),
+    Option("access_log", _choice("off", "json"), "off", "json: one line of JSON for each HTTP request", _LOG),
+    Option("access_log_file", str, "", "file to append the access log to, in place of standard error", _LOG),
+    Option("access_log_sample", _positive, "1", "log one request in so many", _LOG),
     Option("debug", _boolean, "false", "the same as --log_level=debug", _LOG),
     Option(
         "enable_b64_autoconvert",

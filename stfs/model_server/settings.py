@@ -70,6 +70,7 @@ def read(given: Given) -> Settings:
         dialect="tfserving",
         grpc_port=grpc_port or None,
         grpc_socket_path=Path(socket_path) if socket_path else None,
+        allow_config_reload=True,  # as TensorFlow Serving, which has no switch for it
         grpc_tls=_tls(given),
         grpc_request_timeout_s=0.0,  # clients of gRPC say their own
         grpc_channel_arguments=_channel_arguments(given.text("grpc_channel_arguments")),

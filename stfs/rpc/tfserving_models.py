@@ -81,8 +81,12 @@ async def _reload(call: Call, body: bytes) -> bytes:
 
     A model that was served keeps what else it was configured with, and its loaded versions if nothing has changed.
     """
-    request = tfserving_models_pb.decode_reload(body)
     context = call.context
+    if not context.config.allow_config_reload:
+        raise FailedPrecondition(
+            "this server does not let clients change its models: start it with --allow_config_reload=true"
+        )
+    request = tfserving_models_pb.decode_reload(body)
     before = context.models()
     try:
         after = wanted_models(context, request.config, before)

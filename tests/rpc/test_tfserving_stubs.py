@@ -230,6 +230,21 @@ def test_status(models):
     assert refused(models.GetModelStatus, status.GetModelStatusRequest())[0] is Code.INVALID_ARGUMENT
 
 
+def test_clients_change_no_models_unless_they_may(folder):
+    management = pb("model_management")
+    request = management.ReloadConfigRequest()
+    request.config.model_config_list.config.add(name="other", base_path=str(folder / "linear"))
+    with (
+        running(str(folder / "linear"), "--model_name=linear", "--grpc_port=0") as server,
+        grpc.insecure_channel(address(server)) as channel,
+    ):
+        service = importlib.import_module("tensorflow_serving.apis.model_service_pb2_grpc").ModelServiceStub(channel)
+        code, text = refused(service.HandleReloadConfigRequest, request)
+        assert code is Code.FAILED_PRECONDITION
+        assert "--allow_config_reload" in text
+        assert [model["model_name"] for model in server.get("/v1/models").json] == ["linear"]
+
+
 def test_reloading_the_configuration(folder):
     management = pb("model_management")
 
@@ -237,7 +252,7 @@ def test_reloading_the_configuration(folder):
         return request.config.model_config_list.config.add(name=name, base_path=str(path), **more)
 
     with (
-        running(str(folder / "linear"), "--model_name=linear", "--grpc_port=0") as server,
+        running(str(folder / "linear"), "--model_name=linear", "--grpc_port=0", "--allow_config_reload") as server,
         grpc.insecure_channel(address(server)) as channel,
     ):
         service = importlib.import_module("tensorflow_serving.apis.model_service_pb2_grpc").ModelServiceStub(channel)
