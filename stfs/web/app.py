@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -10,6 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from stfs.context import Context
 from stfs.web import hot, infer, kserve1, metrics, metrics_tfserving, models, oip, openapi, pages, tfserving
+from stfs.web.access_log import AccessLog, logging_middleware, open_log
 from stfs.web.guard import guard
 from stfs.web.hot_shared import HotPath
 from stfs.web.key import CONTEXT
@@ -17,9 +19,16 @@ from stfs.web.key import CONTEXT
 log = logging.getLogger("stfs.web")
 
 
-def make_app(context: Context) -> web.Application:
-    """An application that serves from ``context``."""
-    app = web.Application(client_max_size=context.config.max_request_bytes, middlewares=[guard])
+def make_app(context: Context, access_log: AccessLog | None = None) -> web.Application:
+    """An application that serves from ``context``; ``access_log`` is closed with it."""
+    middlewares = [guard] if access_log is None else [logging_middleware(access_log), guard]
+    app = web.Application(client_max_size=context.config.max_request_bytes, middlewares=middlewares)
+    if access_log is not None:
+
+        async def close_log(_: web.Application) -> None:
+            await asyncio.get_running_loop().run_in_executor(None, access_log.close)
+
+        app.on_cleanup.append(close_log)
     app[CONTEXT] = context
     app[metrics.REGISTRY] = metrics.make_registry(context)
     if context.config.metrics_path:
@@ -50,13 +59,14 @@ def make_runner(context: Context) -> web.AppRunner:
         "handler_cancellation": True,
         "shutdown_timeout": context.config.shutdown_timeout_s,
     }
-    app = make_app(context)
+    access_log = open_log(context.config)
+    app = make_app(context, access_log)
     if not context.config.hot_path:
         return web.AppRunner(app, **options)
     if (problem := hot.fits()) is not None:
         log.info("requests take aiohttp's own path, and not the hot one: %s", problem)
         return web.AppRunner(app, **options)
-    return hot.HotRunner(app, HotPath(context), **options)
+    return hot.HotRunner(app, HotPath(context, access_log), **options)
 
 
 def _aiohttp_log() -> logging.Logger:

@@ -25,7 +25,8 @@ from stfs.context import Lease
 from stfs.protocols.request import Payload
 from stfs.signature import Tensors
 from stfs.web import compression
-from stfs.web.hot_shared import HotPath, echoed, lines
+from stfs.web.access_log import CLIENT_CLOSED, Carried
+from stfs.web.hot_shared import HotPath, Logged, echoed, lines, logged
 from stfs.web.infer import error_parts
 
 try:
@@ -92,6 +93,7 @@ class HotHandler(RequestHandler):
         "_hot",
         "_hot_paused",
         "_lease",
+        "_logged",
         "_need",
         "_started_s",
         "_stock",
@@ -106,6 +108,7 @@ class HotHandler(RequestHandler):
         self._stock = False
         self._hot_paused = False
         self._ticket: Ticket | None = None
+        self._logged: Logged | None = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the transport, or ``b""`` when the stock path has resumed reading."""
@@ -170,6 +173,9 @@ class HotHandler(RequestHandler):
         self._echo = echoed(head) if head.request_id is not None or head.traceparent is not None else b""
         self._started_s = time.monotonic()
         self._lease = lease = Lease(hot.context, name, version)
+        if hot.access_log is not None and self.transport is not None:
+            peer = self.transport.get_extra_info("peername")
+            self._logged = logged(head, peer, Carried(self._dialect.name, lease))
         try:
             if self._dialect.looks:
                 body: bytes | memoryview = memoryview(message)[head.body_at :]
@@ -180,6 +186,8 @@ class HotHandler(RequestHandler):
             assert model is not None, "a decoded request holds its model"
             deadline_s = self._started_s + hot.timeout_s if hot.timeout_s else None
             lease.decode_s = time.monotonic() - self._started_s
+            if self._logged is not None:
+                self._logged.carried.count(signature, inputs)
             if lease.timeout_s is not None:
                 deadline_s = sooner(deadline_s, lease, self._started_s)
             self._ticket = model.submit(signature, inputs, self._reply, deadline_s)
@@ -262,14 +270,17 @@ class HotHandler(RequestHandler):
         if self.transport is not None:
             self.transport.write(self._hot.response(status, payload, None if served is None else served.version, more))
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        self._end(outcome)
+        self._end(outcome, status)
 
-    def _end(self, outcome: str) -> None:
+    def _end(self, outcome: str, status: int) -> None:
         self._ticket = None
         self._request_in_progress = False
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)  # a shutdown waits for the request in flight
-        record(self._hot.context, self._lease, self._dialect.name, outcome, time.monotonic() - self._started_s)
+        seconds = time.monotonic() - self._started_s
+        record(self._hot.context, self._lease, self._dialect.name, outcome, seconds)
+        if self._logged is not None and self._hot.access_log is not None:
+            self._logged.write(self._hot.access_log, status, seconds)
         self._lease.release()
 
     def _go_on(self) -> None:
@@ -293,7 +304,7 @@ class HotHandler(RequestHandler):
         """Nobody waits for the answer any more: it is not worked out if it has not begun to be."""
         if self._ticket is not None:
             self._ticket.cancel()
-            self._end("cancelled")
+            self._end("cancelled", CLIENT_CLOSED)
         self._held = bytearray()
         super().connection_lost(exc)
 

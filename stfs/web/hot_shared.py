@@ -10,6 +10,7 @@ import hmac
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from stfs.carry import MAX_ECHOED_CHARACTERS
 from stfs.config import ServerConfig
 from stfs.context import Context
 from stfs.protocols.request import Payload
+from stfs.web.access_log import AccessLog, Carried
 from stfs.web.infer import STFS, Dialect
 from stfs.web.oip import OIP, V2_INFER
 from stfs.web.oip import dialect as oip_dialect
@@ -36,11 +38,12 @@ ROUTES_KEPT = 1024
 class HotPath:
     """What the connections of one server share: routes, prepared pieces of answers, the scan's result. Loop thread."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, access_log: AccessLog | None = None) -> None:
         from stfs.web._headscan import Head  # here, so that this module can be imported where it is not compiled
 
         config = context.config
         self.context = context
+        self.access_log = access_log
         self.head = Head()
         self.limit_bytes = config.max_request_bytes
         self.timeout_s = config.request_timeout_s
@@ -114,6 +117,30 @@ class HotPath:
             more = b"X-Served-Model-Version: %d\r\n%b" % (served, more)
         parts = (start, kind, more, self._fixed, len(body), self._tail, body)
         return b"%bContent-Type: %b\r\n%b%bContent-Length: %d%b%b" % parts
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """What the access log tells of a request on the hot path, but for how it ended."""
+
+    path: str
+    client: str | None
+    headers: Mapping[str, str]
+    carried: Carried
+
+    def write(self, access_log: AccessLog, status: int, duration_s: float) -> None:
+        """The request's line, if it is one of those that are logged."""
+        if access_log.takes():
+            access_log.write("POST", self.path, status, duration_s, self.client, self.headers, self.carried)
+
+
+def logged(head: Head, peer: object, carried: Carried) -> Logged:
+    """``peer`` is the transport's ``peername``."""
+    client = peer[0] if isinstance(peer, tuple | list) and peer else None
+    told = (("X-Request-Id", head.request_id), ("traceparent", head.traceparent))
+    headers = {name: value.decode("latin-1") for name, value in told if value is not None}
+    short = {name: value for name, value in headers.items() if len(value) <= MAX_ECHOED_CHARACTERS}
+    return Logged(head.path.decode("latin-1"), client, short, carried)
 
 
 def echoed(head: Head) -> bytes:

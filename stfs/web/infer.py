@@ -29,6 +29,7 @@ from stfs.protocols import stfs
 from stfs.protocols.request import Payload
 from stfs.signature import Signature, Tensors
 from stfs.web import compression
+from stfs.web.access_log import CARRIED, Carried
 from stfs.web.key import CONTEXT
 
 log = logging.getLogger("stfs.web")
@@ -79,6 +80,9 @@ async def answer(
     """Carry one request through; every way out is an answer in the dialect's form, counted once."""
     context = request.app[CONTEXT]
     started_s = time.monotonic()
+    carried: Carried | None = None
+    if context.config.access_log != "off":
+        carried = request[CARRIED] = Carried(dialect.name, lease)
     timing = Timing() if ASKS_TIMING in request.headers else None
     try:
         with counted(context, lease, dialect.name):
@@ -89,6 +93,8 @@ async def answer(
             decoding_s = time.monotonic()
             signature, inputs, encode = dialect.decode(body, lease)
             lease.decode_s = time.monotonic() - decoding_s
+            if carried is not None:
+                carried.count(signature, inputs)
             deadline_s = sooner(deadline_s, lease, started_s)
             outputs = await infer(lease, signature, inputs, deadline_s, timing)
             encoding_s = time.monotonic()
