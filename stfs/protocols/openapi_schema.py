@@ -122,5 +122,5 @@ def _number(dtype: np.dtype[Any]) -> Schema:
         return {"type": "integer", "format": dtype.name, "minimum": int(bounds.min), "maximum": int(bounds.max)}
     if dtype == np.float64:
         return {"type": "number", "format": "double"}
-    largest = float(np.finfo(dtype).max)
+    largest = float(str(np.finfo(dtype).max))  # as it is written in answers: rounded, upwards for some
     return {"type": "number", "format": "float", "minimum": -largest, "maximum": largest}
