@@ -77,9 +77,12 @@ def main_tensorflow_model_server(argv: Sequence[str] | None = None) -> None:
         _log_to_stderr(told.server.log_level)
         for line in told.warnings:
             logging.getLogger("stfs").warning(line)
-        process.serve(told.server, started_at_s, lambda server: reload.follow(told, server))
     except SetupError as error:
         _fail(prog, str(error))
+    try:
+        process.serve(told.server, started_at_s, lambda server: reload.follow(told, server))
+    except SetupError as error:
+        _fail(prog, flags.renamed(str(error)))
 
 
 def _serve(argv: Sequence[str], *, prog: str, positional: bool, **defaults: str) -> None:

@@ -245,6 +245,7 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
         processing_file=Path(options["processing_file"]) if options["processing_file"] else None,
         trusted_types=options["trusted_types"],
         jvm_heap_bytes=options["jvm_heap"],
+        warmup_iterations=1 if options["enable_model_warmup"] else 0,
     )
 
 

@@ -120,7 +120,8 @@ def _announce(server: Server, started_at_s: float) -> None:
     places = [f"over gRPC at {', '.join(server.rpc_addresses)}"] if server.rpc_addresses else []
     if config.http:
         places.append(f"at {server.url}")
-    print(f"Serving {', '.join(model.name for model in config.models)} {' and '.join(places)}", flush=True)
+    names = ", ".join(model.name for model in config.models) or "no model yet"
+    print(f"Serving {names} {' and '.join(places)}", flush=True)
     if server.example is not None:
         print(f"Try:\n  {server.example}", flush=True)
 

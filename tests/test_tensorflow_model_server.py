@@ -2,14 +2,16 @@
 
 import json
 import signal
+import socket
 import subprocess
 
 import grpc
 import numpy as np
 import pytest
-from model_server_running import free_ports, model_server, run_to_the_end
+from model_server_running import COMMAND, free_ports, model_server, run_to_the_end
 from prediction_logs import float_tensor, linear_log, predict_log, write
 from rpc_calls import PREDICT, call, outputs_of, predict_bytes, refused
+from running import environment
 from simple_models import write_linear
 
 ROW = [[1.0, 2.0, 3.0]]
@@ -118,6 +120,46 @@ def test_a_model_that_is_not_there_is_waited_for(tmp_path):
         write_linear(tmp_path / "m" / "1")
         server.wait_until(lambda: "Serving m" in server.log())
         assert predictions(server.predict("m", ROW)) == [[2.0, 4.0, 6.0]]
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_named_by_its_flag(tmp_path):
+    write_linear(tmp_path / "m" / "1")
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        port = taken.getsockname()[1]
+        (free,) = free_ports(1)
+        base = f"--model_base_path={tmp_path / 'm'}"
+        done = run_to_the_end(base, f"--port={port}")
+        assert (done.returncode, done.stderr.strip().endswith("choose another --port")) == (2, True), done.stderr
+        done = run_to_the_end(base, f"--port={free}", f"--rest_api_port={port}")
+        assert (done.returncode, done.stderr.strip().endswith("choose another --rest_api_port")) == (2, True)
+
+
+@pytest.mark.slow
+def test_no_models_yet(tmp_path):
+    write_linear(tmp_path / "m" / "1")
+    file = tmp_path / "models.config"
+    file.write_text("")
+    with model_server(f"--model_config_file={file}", "--model_config_file_poll_wait_seconds=1") as server:
+        assert server.predict("m", ROW).status == 404
+        file.write_text(config_of(("m", tmp_path / "m")))
+        server.wait_until(lambda: server.status("m") == {"1": "AVAILABLE"})
+        assert predictions(server.predict("m", ROW)) == [[2.0, 4.0, 6.0]]
+
+
+def test_without_grpc_it_says_what_to_install(tmp_path):
+    write_linear(tmp_path / "m" / "1")
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "grpc.py").write_text("raise ImportError('hidden')")
+    env = environment()
+    env["PYTHONPATH"] = f"{hidden}:{env['PYTHONPATH']}"
+    (port,) = free_ports(1)
+    done = subprocess.run(
+        [*COMMAND, f"--port={port}", f"--model_base_path={tmp_path / 'm'}"], capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 2
+    assert 'run pip install "stfs[grpc]"' in done.stderr
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ as the next argument, of any flag that is no switch. What the flags amount to is
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -204,6 +205,13 @@ def parse(argv: Sequence[str]) -> Given:
         values[name] = flag.parse(text)
         said.add(name)
     return Given(values, frozenset(said))
+
+
+def renamed(message: str) -> str:
+    """A message of the server, which speaks of its own options, in the words of these flags."""
+    ours = {"port": "--rest_api_port", "grpc_port": "--port"}
+    message = message.replace(" or --host", "")  # which there is not
+    return re.sub(r"--(grpc_port|port)\b", lambda match: ours[match[1]], message)
 
 
 def usage(prog: str) -> str:

@@ -1,7 +1,7 @@
 import pytest
 
 from stfs.errors import ConfigError
-from stfs.model_server.flags import BY_NAME, FLAGS, parse, usage
+from stfs.model_server.flags import BY_NAME, FLAGS, parse, renamed, usage
 
 # What main.cc of TensorFlow Serving declares, in its order.
 REAL = """
@@ -103,3 +103,9 @@ def test_usage_lists_every_flag_with_its_default():
         assert f"\t--{flag.name}=" in text
     assert "--enable_batching=false" in text
     assert '--model_name="default"' in text
+
+
+def test_the_servers_messages_name_these_flags():
+    assert renamed("no; choose another --port or --host") == "no; choose another --rest_api_port"
+    assert renamed("no; choose another --grpc_port or --host") == "no; choose another --port"
+    assert renamed("choose another --grpc_socket_path") == "choose another --grpc_socket_path"
