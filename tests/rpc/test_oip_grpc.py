@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -390,3 +391,25 @@ def test_credentials_are_asked_for(tmp_path):
         assert status_of(client.is_server_live)[0] == "UNAUTHENTICATED"
         headers = {"authorization": basic_auth("a", "b")["Authorization"]}
         assert np.array_equal(client.infer("linear", [tensor("x", X)], headers=headers).as_numpy("y"), X * 2)
+
+
+def test_the_documentation_lists_every_call():
+    table = (Path(__file__).parents[2] / "docs" / "protocols" / "open-inference-grpc.md").read_text()
+    calls = [method.name for method in service.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods]
+    assert [call for call in calls if f"`{call}`" not in table] == []
+
+
+def test_every_call_is_answered(server):
+    """What is not supported is refused with words of ours, and nothing by gRPC for want of a handler."""
+    refused = {}
+    with grpc.insecure_channel(server.grpc) as channel:
+        for method in service.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
+            if method.name != "ModelStreamInfer":
+                call = channel.unary_unary(f"/inference.GRPCInferenceService/{method.name}").future(b"", timeout=60)
+                if call.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    refused[method.name] = call.details()
+    memory = "shared memory is not supported here: send tensors in the request"
+    assert refused.pop("SystemSharedMemoryRegister") == refused.pop("CudaSharedMemoryRegister") == memory
+    assert "traceparent" in refused.pop("TraceSetting")
+    assert "--log_level" in refused.pop("LogSettings")
+    assert refused == {}
