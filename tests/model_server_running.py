@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class ModelServer(Running):
 
 
 @contextmanager
-def model_server(*argv: str, listening: bool = True) -> Iterator[ModelServer]:
+def model_server(*argv: str, listening: bool = True, env: Mapping[str, str] | None = None) -> Iterator[ModelServer]:
     """``tensorflow_model_server ARGV`` on two free ports, until the block ends; by default waits until it listens."""
     rest_port, grpc_port = free_ports(2)
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +80,7 @@ def model_server(*argv: str, listening: bool = True) -> Iterator[ModelServer]:
                 [*COMMAND, f"--rest_api_port={rest_port}", f"--port={grpc_port}", *argv],
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=environment(),
+                env=environment(env),
             )
         try:
             server = ModelServer(process, rest_port, grpc_port, output)
@@ -97,5 +97,7 @@ def model_server(*argv: str, listening: bool = True) -> Iterator[ModelServer]:
                     process.wait()
 
 
-def run_to_the_end(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *argv], capture_output=True, text=True, env=environment(), timeout=START_LIMIT_S)
+def run_to_the_end(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *argv], capture_output=True, text=True, env=environment(env), timeout=START_LIMIT_S
+    )

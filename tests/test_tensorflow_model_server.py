@@ -8,7 +8,7 @@ import subprocess
 import grpc
 import numpy as np
 import pytest
-from model_server_running import COMMAND, free_ports, model_server, run_to_the_end
+from model_server_running import free_ports, model_server, run_to_the_end
 from prediction_logs import float_tensor, linear_log, predict_log, write
 from rpc_calls import PREDICT, call, outputs_of, predict_bytes, refused
 from running import environment
@@ -150,16 +150,22 @@ def test_no_models_yet(tmp_path):
 def test_without_grpc_it_says_what_to_install(tmp_path):
     write_linear(tmp_path / "m" / "1")
     hidden = tmp_path / "hidden"
-    hidden.mkdir()
-    (hidden / "grpc.py").write_text("raise ImportError('hidden')")
-    env = environment()
-    env["PYTHONPATH"] = f"{hidden}:{env['PYTHONPATH']}"
+    (hidden / "google").mkdir(parents=True)
+    for file in ("grpc.py", "google/__init__.py"):
+        (hidden / file).write_text("raise ImportError('hidden')")
+    env = {"PYTHONPATH": f"{hidden}:{environment()['PYTHONPATH']}"}
+    base = ("--model_name=m", f"--model_base_path={tmp_path / 'm'}")
     (port,) = free_ports(1)
-    done = subprocess.run(
-        [*COMMAND, f"--port={port}", f"--model_base_path={tmp_path / 'm'}"], capture_output=True, text=True, env=env
-    )
+    done = run_to_the_end(f"--port={port}", *base, env=env)
     assert done.returncode == 2
-    assert 'run pip install "stfs[grpc]"' in done.stderr
+    assert 'gRPC is not installed (hidden): run pip install "stfs[grpc]"' in done.stderr
+    file = tmp_path / "models.config"
+    file.write_text(config_of(("m", tmp_path / "m")))
+    done = run_to_the_end(f"--model_config_file={file}", env=env)
+    assert done.returncode == 2
+    assert 'protobuf is not installed (hidden): run pip install "stfs[grpc]"' in done.stderr
+    with model_server("--port=0", *base, env=env) as server:  # what needs neither is served
+        assert predictions(server.predict("m", ROW)) == [[2.0, 4.0, 6.0]]
 
 
 @pytest.mark.slow

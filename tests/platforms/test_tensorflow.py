@@ -346,6 +346,15 @@ def test_several_tags_and_no_serve(tmp_path):
         load(tmp_path / "1")
 
 
+def test_tags_that_were_asked_for(tmp_path):
+    modelzoo.tf1_export(tmp_path / "1", tags=(("serve",), ("gpu", "serve")))
+    servable = load(tmp_path / "1", saved_model_tags=("serve", "gpu"))
+    assert servable.run("parse", {"numbers": np.array([b"2"], object)})["y"].tolist() == [2]
+    servable.close()
+    with pytest.raises(LoadFailed, match='no graph is tagged "train" alone; the tags are serve; gpu, serve'):
+        load(tmp_path / "1", saved_model_tags=("train",))
+
+
 def test_devices_of_a_cluster_that_is_gone(tmp_path):
     modelzoo.tf1_export(tmp_path / "1", device="/job:ps/task:3")
     servable = load(tmp_path / "1")

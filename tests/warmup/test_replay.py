@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from modelzoo import sklearn_logistic
 from prediction_logs import float_tensor, linear_log, predict_log, write
 from simple_models import write_linear
 
@@ -81,3 +82,10 @@ def test_no_tfrecord_file(tmp_path):
     write(tmp_path / "1", []).write_text("requests")
     with pytest.raises(LoadFailed, match="verify your warmup data is in TFRecord format"):
         load(tmp_path / "1")
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_a_model_of_another_platform_wherever_it_runs(tmp_path, isolation):
+    sklearn_logistic(tmp_path / "1")
+    write(tmp_path / "1", [predict_log({"data": float_tensor([[1.0] * 4] * 3)})])
+    assert load(tmp_path / "1", isolation=isolation)[3].count == 1
