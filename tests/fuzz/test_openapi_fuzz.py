@@ -16,9 +16,7 @@ from simple_models import write_linear, write_many
 
 load_all_checks()
 
-CHECKS = ALL_CHECKS.get_by_names(
-    ["status_code_conformance", "content_type_conformance", "response_schema_conformance"]
-)
+CHECKS = ALL_CHECKS.get_by_names(["status_code_conformance", "content_type_conformance", "response_schema_conformance"])
 
 ANSWER_LIMIT_S = 30.0
 """A call that takes longer hangs; the slowest of these takes milliseconds."""
