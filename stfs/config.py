@@ -81,6 +81,7 @@ class ServerConfig:
     dialect: str = "stfs"
     grpc_port: int | None = None
     grpc_socket_path: Path | None = None
+    model_control: str = "none"
     allow_config_reload: bool = False
     grpc_tls: RpcTls | None = None
     grpc_request_timeout_s: float | None = None
@@ -257,6 +258,7 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> Serv
         dialect=options["dialect"],
         grpc_port=options["grpc_port"],
         grpc_socket_path=Path(options["grpc_socket_path"]) if options["grpc_socket_path"] else None,
+        model_control=options["model_control"],
         allow_config_reload=options["allow_config_reload"],
         enable_ssl=options["enable_ssl"],
         secret_pem=Path(options["secret_pem"]),

@@ -211,6 +211,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("workers", _positive, "1", "front-end processes (this version runs one)", _SERVER),
     Option("hot_path", _choice("auto", "off"), "auto", "off: let aiohttp handle every request", _SERVER),
     Option(
+        "model_control",
+        _choice("none", "explicit"),
+        "none",
+        "explicit: let clients load and unload the configured models, by Triton's repository calls",
+        _SECURITY,
+    ),
+    Option(
         "allow_config_reload",
         _boolean,
         "false",

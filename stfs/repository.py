@@ -53,7 +53,8 @@ _STATES = {State.AVAILABLE: "READY", State.LOADING: "LOADING", State.UNLOADING: 
 class Repository:
     """The models that were configured, served or not. For the event-loop thread; one change at a time.
 
-    ``models`` tells what is served now and ``apply`` changes that, as in :class:`stfs.context.Context`.
+    ``models`` tells what is served now and ``apply`` changes that, as in :class:`stfs.context.Context`. ``explicit``
+    says whether clients may load and unload; if not, that raises :class:`stfs.errors.InvalidRequest`.
     """
 
     def __init__(
@@ -61,7 +62,10 @@ class Repository:
         models: Callable[[], tuple[ModelConfig, ...]],
         apply: Callable[[Sequence[ModelConfig]], Awaitable[Mapping[str, str]]],
         manager: Loaded,
+        *,
+        explicit: bool = True,
     ) -> None:
+        self._explicit = explicit
         self._models = models
         self._apply = apply
         self._manager = manager
@@ -90,6 +94,7 @@ class Repository:
         :class:`ModelNotFound` for a name that was never configured and :class:`InvalidRequest` with the reason if it
         does not serve: then what was served before is served again.
         """
+        self._check_control()
         async with self._changing:
             self._take_in()
             if name not in self._book:
@@ -123,6 +128,7 @@ class Repository:
 
         Raises :class:`ModelNotFound` for a name that was never configured; a model that is not served stays so.
         """
+        self._check_control()
         async with self._changing:
             self._take_in()
             if name not in self._book:
@@ -132,6 +138,12 @@ class Repository:
             if len(after) < len(models):
                 self._gone[name] = (UNLOADED, self._versions(name))
                 await self._apply(after)
+
+    def _check_control(self) -> None:
+        if not self._explicit:
+            raise InvalidRequest(
+                "explicit model load / unload is not allowed: start the server with --model_control=explicit"
+            )
 
     async def _look(self, name: str) -> None:
         """Load new versions at once: whoever asks for it has finished writing them."""

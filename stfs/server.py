@@ -66,7 +66,7 @@ class Server:
             lambda: self._ready,
             lambda: self.models,
             self.apply,
-            Repository(lambda: self.models, self.apply, self.manager),
+            Repository(lambda: self.models, self.apply, self.manager, explicit=config.model_control == "explicit"),
         )
         self._ready = False
         self._changed = asyncio.Event()  # a version has entered another state

@@ -202,9 +202,8 @@ def test_versions_come_by_loading_where_nothing_is_watched(tmp_path):
 
     async def main():
         argv = [f"--model_base_path={tmp_path / 'm'}", "--model_name=m", "--port=0", "--host=127.0.0.1"]
-        server = Server(
-            config.from_environment([*argv, "--reload_models=false"], prog="test", positional=False, defaults={})
-        )
+        argv += ["--reload_models=false", "--model_control=explicit"]
+        server = Server(config.from_environment(argv, prog="test", positional=False, defaults={}))
         await server.start()
         try:
             repository = server.context.repository

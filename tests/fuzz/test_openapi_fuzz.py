@@ -92,7 +92,7 @@ def test_requests_that_fit_the_document_and_some_that_do_not(server, mode):
 
 def test_models_that_are_loaded_and_unloaded_in_any_way(tmp_path):
     write_linear(tmp_path / "linear" / "1")
-    with running(str(tmp_path / "linear"), "--model_name=linear") as server:
+    with running(str(tmp_path / "linear"), "--model_name=linear", "--model_control=explicit") as server:
         statuses = []
         for operation in operations(server, lambda path: path.endswith(CHANGES)):
             for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):

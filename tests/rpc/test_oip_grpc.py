@@ -64,7 +64,9 @@ def server(tmp_path_factory) -> Iterator[Running]:
     entries[0]["version_policy"] = "all"
     config = folder / "models.json"
     config.write_text(json.dumps({"model_config_list": entries}))
-    with running(f"--model_config_file={config}", "--grpc_port=0", "--max_request_bytes=1M") as server:
+    with running(
+        f"--model_config_file={config}", "--grpc_port=0", "--max_request_bytes=1M", "--model_control=explicit"
+    ) as server:
         yield server
 
 
@@ -352,6 +354,11 @@ def test_messages_that_are_none(server):
 def test_models_are_unloaded_and_loaded_by_name(tmp_path):
     write_linear(tmp_path / "linear" / "1")
     argv = (f"--model_base_path={tmp_path / 'linear'}", "--model_name=linear", "--grpc_port=0")
+    with running(*argv) as server, triton.InferenceServerClient(server.grpc) as client:
+        status, text = status_of(lambda: client.unload_model("linear"))
+        assert (status, "--model_control=explicit" in text) == ("INVALID_ARGUMENT", True)
+        assert client.is_model_ready("linear")
+    argv += ("--model_control=explicit",)
     with running(*argv) as server, triton.InferenceServerClient(server.grpc) as client:
 
         def index():

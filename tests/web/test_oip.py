@@ -38,7 +38,12 @@ def server(request, tmp_path_factory) -> Iterator[Running]:
     entries[0]["version_policy"] = "all"
     config = folder / "models.json"
     config.write_text(json.dumps({"model_config_list": entries}))
-    with running(f"--model_config_file={config}", f"--hot_path={request.param}", "--max_request_bytes=1M") as server:
+    with running(
+        f"--model_config_file={config}",
+        f"--hot_path={request.param}",
+        "--max_request_bytes=1M",
+        "--model_control=explicit",
+    ) as server:
         yield server
 
 
@@ -188,6 +193,18 @@ def test_statistics_count_requests_and_runs(client, server):
     names = {(one["name"], one["version"]) for one in client.get_inference_statistics()["model_stats"]}
     assert {("linear", "1"), ("linear", "2"), ("many", "3")} <= names
     assert server.metric("stfs_requests_total", dialect="oip", outcome="ok", model="linear", version="1") >= 3
+
+
+def test_clients_load_and_unload_nothing_unless_they_may(tmp_path):
+    write_linear(tmp_path / "1")
+    with running(str(tmp_path)) as server:
+        for call in ("load", "unload"):
+            answer = server.post(f"/v2/repository/models/default/{call}", {})
+            assert answer.status == 400
+            assert "--model_control=explicit" in answer.error
+        assert server.get("/v2/models/default/ready").status == 200
+        (entry,) = server.post("/v2/repository/index", {}).json
+        assert entry["state"] == "READY"
 
 
 def test_models_are_unloaded_and_loaded_by_name(client):
