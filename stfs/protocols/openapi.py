@@ -90,11 +90,12 @@ def document(served: Sequence[Served], example: Callable[[Signature], Tensors], 
         name = quote(one.name, safe="")
         whiches = ["", f"/versions/{one.version}"] if one is latest[one.name] else [f"/versions/{one.version}"]
         labels = [f"/labels/{quote(label, safe='')}" for label in one.labels]
+        by_verb, infer = tfserving_calls(calls, server.listener), oip_call(calls[0])
         for which in (*whiches, *labels):
-            for verb, call in tfserving_calls(calls, server.listener).items():
+            for verb, call in by_verb.items():
                 paths[f"/v1/models/{name}{which}:{verb}"] = _post(call, ids, f"tf_{verb}_{name}{which}")
         for which in whiches:
-            paths[f"/v2/models/{name}{which}/infer"] = _post(oip_call(calls[0]), ids, f"oip_infer_{name}{which}")
+            paths[f"/v2/models/{name}{which}/infer"] = _post(infer, ids, f"oip_infer_{name}{which}")
     paths |= path_items(list(latest), [one.version for one in served], server.listener)
     if server.metrics_path:
         paths[server.metrics_path] = {"get": _text("tf_metrics", "Metrics by TensorFlow Serving's names", "text/plain")}

@@ -122,5 +122,6 @@ def _number(dtype: np.dtype[Any]) -> Schema:
         return {"type": "integer", "format": dtype.name, "minimum": int(bounds.min), "maximum": int(bounds.max)}
     if dtype == np.float64:
         return {"type": "number", "format": "double"}
-    largest = float(str(np.finfo(dtype).max))  # as it is written in answers: rounded, upwards for some
+    limit = np.finfo(dtype).max
+    largest = max(float(limit), float(str(limit)))  # in answers it is rounded, upwards for some
     return {"type": "number", "format": "float", "minimum": -largest, "maximum": largest}

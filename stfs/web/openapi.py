@@ -5,7 +5,9 @@ The page's script and style are Swagger UI's, from the installed package ``swagg
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,17 +36,25 @@ class _Described:
     def __init__(self) -> None:
         self._made_of: object = None
         self._rest = b""
+        self._making = asyncio.Lock()  # for many may ask at once, and one making of it is enough
 
-    def body(self, context: Context, url: str) -> bytes:
+    async def body(self, context: Context, url: str) -> bytes:
         """The document for a client that knows the server as ``url``."""
-        # Signatures are compared too, for a version may be replaced under its number; while they are the same objects
-        # that costs next to nothing.
-        made_of = served, server = _served(context), _server(context)
-        if made_of != self._made_of:
-            told = document(served, partial(zeros, rows=1), server)
-            self._rest = json.dumps(told, ensure_ascii=False, allow_nan=False).encode()[1:]
-            self._made_of = made_of
+        async with self._making:
+            # Signatures are compared too, for a version may be replaced under its number; while they are the same
+            # objects that costs next to nothing.
+            made_of = served, server = _served(context), _server(context)
+            if made_of != self._made_of:
+                work = partial(_text, served, server)  # on a thread: thousands of columns take a second
+                self._rest = await asyncio.get_running_loop().run_in_executor(None, work)
+                self._made_of = made_of
         return b'{"servers": ' + json.dumps([{"url": url}]).encode() + b", " + self._rest
+
+
+def _text(served: Sequence[Served], server: Server) -> bytes:
+    """The document without its opening brace."""
+    told = document(served, partial(zeros, rows=1), server)
+    return json.dumps(told, ensure_ascii=False, allow_nan=False).encode()[1:]
 
 
 DESCRIBED = web.AppKey("stfs_openapi", _Described)
@@ -59,7 +69,7 @@ def add_routes(app: web.Application) -> None:
 async def openapi(request: web.Request) -> web.Response:
     """The document, with the address under which this client knows the server."""
     url = f"{request.scheme}://{request.host}"
-    body = request.app[DESCRIBED].body(request.app[CONTEXT], url)
+    body = await request.app[DESCRIBED].body(request.app[CONTEXT], url)
     headers = {"Cache-Control": "no-cache", "Vary": "Host"}
     return web.Response(body=body, content_type="application/json", headers=headers)
 
