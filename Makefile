@@ -23,8 +23,10 @@ $(VENV)/.installed-%: $(BUILT_FROM) | $(BIN)/python
 	$(PIP) --editable ".[$*]"
 	touch $@
 
-$(VENV)/.beside: stfs/platforms/catalog.py | $(VENV)/.installed-test
+$(VENV)/.beside: stfs/platforms/catalog.py Makefile | $(VENV)/.installed-test
 	$(if $(BESIDE),$(BIN)/stfs platforms install $(BESIDE))
+	# TensorFlow Serving's own client; it asks for a TensorFlow that would take the place of tensorflow-cpu.
+	$(PIP) --no-deps tensorflow-serving-api==2.21.0
 	touch $@
 
 demo: $(VENV)/.installed-demo
