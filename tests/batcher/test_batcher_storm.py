@@ -47,6 +47,8 @@ class Request(Asked):
         if isinstance(error, DeadlineExceeded):
             assert self.due_s is not None
             assert now_s >= self.due_s
+        elif isinstance(error, Overloaded):
+            assert self.due_s is not None, "only what cannot be in time is refused after it was taken"
         elif self.guilt:
             assert outputs is None
             assert type(error) is GUILTS[self.guilt]
