@@ -50,11 +50,7 @@ def available() -> Mapping[str, Platform]:
     found: dict[str, Platform] = {}
     for name, where in BUILT_IN.items():
         module, _, kind = where.partition(":")
-        try:
-            found[name] = getattr(importlib.import_module(module), kind)()
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
+        found[name] = getattr(importlib.import_module(module), kind)()
     for point in importlib.metadata.entry_points(group=GROUP):
         if point.name in found:
             continue
