@@ -14,11 +14,8 @@ import numpy as np
 from stfs.errors import InvalidInput, InvalidRequest
 from stfs.protocols import wire
 from stfs.protocols.oip_datatypes import datatype_of
-from stfs.protocols.wire import FIXED32, FIXED64, LEN, VARINT, Span
+from stfs.protocols.wire import FIXED32, FIXED64, LEN, Field, Span
 from stfs.signature import STRING, Array, TensorSpec
-
-Field = tuple[int, int, int, int]
-"""A field of a message as :func:`stfs.protocols.wire.fields` tells it."""
 
 MAX_FIELDS = 1 << 16
 """The most fields of a message that are no texts; numbers come packed, so that nobody needs more. Reading them holds up
@@ -115,7 +112,7 @@ def _numbers(data: bytes, values: Sequence[Field], own: int, spec: TensorSpec) -
             wire.unpack_fixed(data, (begin, end), fixed) for _, kind, begin, end in values if kind in (LEN, single)
         ]
         return np.concatenate(parts).astype(spec.dtype, copy=False) if parts else np.empty(0, spec.dtype)
-    numbers = _varints(data, values)
+    numbers = wire.gather_varints(data, values)
     if spec.dtype.kind == "b":
         flags: Array = numbers != 0
         return flags
@@ -127,22 +124,3 @@ def _numbers(data: bytes, values: Sequence[Field], own: int, spec: TensorSpec) -
     if narrow.itemsize < held.itemsize and not np.array_equal(narrow, held):
         raise InvalidInput(spec.name, f"a value of {NAMES[own]} is out of range for {datatype_of(spec.dtype)}")
     return narrow
-
-
-def _varints(data: bytes, values: Iterable[Field]) -> wire.Uint64s:
-    """The numbers of a repeated field, in packed arrays, one by one, or both."""
-    parts: list[wire.Uint64s] = []
-    singles: list[int] = []  # numbers that follow one another
-    for _, kind, begin, end in values:
-        if kind == VARINT:
-            singles.append(begin)
-        elif kind == LEN:
-            if singles:
-                parts.append(np.array(singles, np.uint64))
-                singles = []
-            parts.append(wire.unpack_varints(data, (begin, end)))
-    if singles:
-        parts.append(np.array(singles, np.uint64))
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint64)

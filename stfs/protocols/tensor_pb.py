@@ -213,28 +213,8 @@ def _from_values(data: bytes, values: Sequence[tuple[int, int, int, int]], kind:
             if which == kind.field and wire_type in (LEN, single_type)
         ]
         return np.concatenate(parts).astype(kind.dtype, copy=False) if parts else np.empty(0, kind.dtype)
-    numbers = _varints(data, values, kind.field)
+    numbers = wire.gather_varints(data, [each for each in values if each[0] == kind.field])
     return _CAST[kind.field](numbers, kind, name)
-
-
-def _varints(data: bytes, values: Sequence[tuple[int, int, int, int]], field: int) -> wire.Uint64s:
-    parts: list[wire.Uint64s] = []
-    singles: list[int] = []  # single values that follow one another
-    for which, wire_type, begin, end in values:
-        if which != field:
-            continue
-        if wire_type == VARINT:
-            singles.append(begin)
-        elif wire_type == LEN:
-            if singles:
-                parts.append(np.array(singles, np.uint64))
-                singles = []
-            parts.append(wire.unpack_varints(data, (begin, end)))
-    if singles:
-        parts.append(np.array(singles, np.uint64))
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
 def _as_ints(numbers: wire.Uint64s, kind: Kind, name: str) -> Array:

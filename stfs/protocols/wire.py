@@ -7,7 +7,7 @@ live here: what the fields of any message mean.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,10 @@ import numpy.typing as npt
 from stfs.errors import InvalidRequest
 
 VARINT, FIXED64, LEN, FIXED32 = 0, 1, 2, 5
+
+Field = tuple[int, int, int, int]
+"""One occurrence of a field, as :func:`fields` tells it: number, wire type, and two numbers for its content."""
+
 _START_GROUP, _END_GROUP = 3, 4
 
 MAX_VARINT_BYTES = 10
@@ -28,7 +32,7 @@ Span = tuple[int, int]
 Uint64s = npt.NDArray[np.uint64]
 
 
-def fields(data: bytes, span: Span) -> Iterator[tuple[int, int, int, int]]:
+def fields(data: bytes, span: Span) -> Iterator[Field]:
     """Each field of the message at ``span``: number, wire type, and two numbers that tell its content.
 
     These are where it begins and ends, or for ``VARINT`` its value (unsigned, 64 bits) and where it ends. Groups, which
@@ -113,6 +117,25 @@ def unpack_varints(data: bytes, span: Span) -> Uint64s:
         live = live[lengths[live] > place]
         values[live] |= (raw[starts[live] + place] & 0x7F).astype(np.uint64) << np.uint64(7 * place)
     return values
+
+
+def gather_varints(data: bytes, occurrences: Iterable[Field]) -> Uint64s:
+    """The numbers of a repeated varint field, whether they came in packed arrays, one by one, or both, in order."""
+    parts: list[Uint64s] = []
+    singles: list[int] = []  # numbers that follow one another
+    for _, wire_type, begin, end in occurrences:
+        if wire_type == VARINT:
+            singles.append(begin)
+        elif wire_type == LEN:
+            if singles:
+                parts.append(np.array(singles, np.uint64))
+                singles = []
+            parts.append(unpack_varints(data, (begin, end)))
+    if singles:
+        parts.append(np.array(singles, np.uint64))
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
 def pack_varints(values: Uint64s) -> bytes:
