@@ -4,7 +4,6 @@ Slow: without the build requirements at hand, pip downloads them. Nothing is ins
 """
 
 import importlib.metadata
-import importlib.util
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -68,7 +68,7 @@ def can_build_here() -> bool:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Built:
     """The package as it is built from the tracked files where every compiler fails."""
-    if importlib.util.find_spec("pip") is None:
+    if PathFinder.find_spec("pip") is None:
         pytest.skip("pip is not installed here")
     source, dist = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     for name in tracked():

@@ -212,6 +212,8 @@ def test_labels_at_the_start_must_be_allowed(tmp_path):
     assert done.returncode == 2
     assert "Request to assign label to version 1 of model m, which is not currently available" in done.stderr
     with model_server(f"--model_config_file={file}", "--allow_version_labels_for_unavailable_models") as server:
+        # One version is enough for the start; the other may still be loading.
+        server.wait_until(lambda: {server.predict(f"m/versions/{n}", ROW).status for n in (1, 2)} == {200})
         assert predictions(server.predict("m/labels/stable", ROW)) == [[2.0, 4.0, 6.0]]
         assert predictions(server.predict("m", ROW)) == [[3.0, 6.0, 9.0]]
         assert server.predict("m/labels/other", ROW).status == 400

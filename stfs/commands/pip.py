@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from stfs.errors import SetupError
@@ -55,7 +56,7 @@ def program() -> list[str]:
 
     Raises :class:`SetupError` if there is none.
     """
-    if importlib.util.find_spec("pip") is not None:
+    if PathFinder.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     if (bundled := importlib.util.find_spec("ensurepip")) is not None and bundled.origin:
         for wheel in sorted((Path(bundled.origin).parent / "_bundled").glob("pip-*.whl"), reverse=True):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ def builds_here() -> bool:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> dict[str, str]:
     """The page's package, installed by pip into a folder; the environment in which it is found."""
-    if importlib.util.find_spec("pip") is None:
+    if PathFinder.find_spec("pip") is None:
         pytest.skip("pip is not installed here")
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
     for name, text in written_on_the_page().items():
