@@ -278,8 +278,8 @@ def test_why_pip_failed(said, told, tmp_path):
 
 
 def test_without_pip_the_copy_that_python_carries_is_run(monkeypatch):
-    monkeypatch.setattr(pip.importlib.util, "find_spec", lambda name, real=pip.importlib.util.find_spec: (
-        None if name == "pip" else real(name)))  # fmt: skip
+    real = pip.PathFinder.find_spec
+    monkeypatch.setattr(pip.PathFinder, "find_spec", lambda name: None if name == "pip" else real(name))
     try:
         found = pip.program()
     except SetupError:
@@ -290,7 +290,7 @@ def test_without_pip_the_copy_that_python_carries_is_run(monkeypatch):
 
 
 def test_without_any_pip_the_message_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(pip.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(pip.PathFinder, "find_spec", lambda name: None)
     with pytest.raises(SetupError, match="uv pip install pip"):
         pip.program()
 

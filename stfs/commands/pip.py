@@ -5,7 +5,6 @@ pip's progress bar is its own: its output goes to our standard error, so that st
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -56,9 +55,10 @@ def program() -> list[str]:
 
     Raises :class:`SetupError` if there is none.
     """
+    # Not importlib.util's search, which asks import hooks too: setuptools' own warns when it is asked for pip.
     if PathFinder.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
-    if (bundled := importlib.util.find_spec("ensurepip")) is not None and bundled.origin:
+    if (bundled := PathFinder.find_spec("ensurepip")) is not None and bundled.origin:
         for wheel in sorted((Path(bundled.origin).parent / "_bundled").glob("pip-*.whl"), reverse=True):
             return [sys.executable, str(wheel / "pip")]  # a wheel is a zip file that Python can run from
     raise SetupError(f"there is no pip for {sys.executable}: install it with uv pip install pip, or your system's way")
