@@ -1,4 +1,4 @@
-"""What holds for every test: frameworks that stand beside the server are looked for in the environment's own folder.
+"""What holds for every test: frameworks and clients beside the server are looked for in the environment's own folder.
 
 Nothing that tests use or make may lie in the user's folders. ``make test`` fills this one.
 """
@@ -8,3 +8,4 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("STFS_HOME", str(Path(sys.prefix) / "stfs-home"))
+os.environ.setdefault("STFS_TEST_KSERVE_PYTHON", str(Path(sys.prefix) / "kserve" / "bin" / "python"))

@@ -43,7 +43,11 @@ asyncio.run(main(sys.argv[1]))
 
 def interpreter() -> str | None:
     for python in (os.environ.get("STFS_TEST_KSERVE_PYTHON"), sys.executable):
-        if python and not subprocess.run([python, "-c", "import kserve"], capture_output=True).returncode:
+        if (
+            python
+            and Path(python).exists()
+            and not subprocess.run([python, "-c", "import kserve"], capture_output=True).returncode
+        ):
             return python
     return None
 
@@ -51,7 +55,7 @@ def interpreter() -> str | None:
 def test_kserve_client(tmp_path: Path) -> None:
     python = interpreter()
     if python is None:
-        pytest.skip("kserve is not installed; STFS_TEST_KSERVE_PYTHON may name an interpreter that has it")
+        pytest.skip("kserve is not installed: make test does so; STFS_TEST_KSERVE_PYTHON may name its interpreter")
     write_linear(tmp_path / "1")
     with running(str(tmp_path), "--grpc_port=0") as server:
         done = subprocess.run([python, "-c", CLIENT, server.grpc], capture_output=True, text=True)
