@@ -15,6 +15,7 @@ from stfs.config import ModelConfig
 from stfs.errors import ConfigError, InvalidRequest, ModelNotFound
 from stfs.lifecycle.policy import State
 from stfs.lifecycle.record import ModelStatus
+from stfs.lifecycle.to_its_end import to_its_end
 from stfs.repository_config import overridden
 
 UNLOADED = "unloaded"
@@ -51,7 +52,8 @@ _STATES = {State.AVAILABLE: "READY", State.LOADING: "LOADING", State.UNLOADING: 
 
 
 class Repository:
-    """The models that were configured, served or not. For the event-loop thread; one change at a time.
+    """The models that were configured, served or not. For the event-loop thread; one change at a time, each to its end
+    even if whoever asked for it has gone.
 
     ``models`` tells what is served now and ``apply`` changes that, as in :class:`stfs.context.Context`. ``explicit``
     says whether clients may load and unload; if not, that raises :class:`stfs.errors.InvalidRequest`.
@@ -95,6 +97,9 @@ class Repository:
         does not serve: then what was served before is served again.
         """
         self._check_control()
+        await to_its_end(self._load(name, override))
+
+    async def _load(self, name: str, override: str | None) -> None:
         async with self._changing:
             self._take_in()
             if name not in self._book:
@@ -129,6 +134,9 @@ class Repository:
         Raises :class:`ModelNotFound` for a name that was never configured; a model that is not served stays so.
         """
         self._check_control()
+        await to_its_end(self._unload(name))
+
+    async def _unload(self, name: str) -> None:
         async with self._changing:
             self._take_in()
             if name not in self._book:

@@ -17,12 +17,13 @@ from aiohttp import web
 from stfs.config import ModelConfig, ServerConfig
 from stfs.context import Context
 from stfs.errors import ConfigError, SetupError
-from stfs.lifecycle.labels import check_labels
+from stfs.lifecycle.labels import check_all_labels
 from stfs.lifecycle.manager import Manager
 from stfs.lifecycle.policy import Latest, State
 from stfs.lifecycle.record import ModelSpec
 from stfs.lifecycle.registry import Registry
 from stfs.lifecycle.source import FolderSource
+from stfs.lifecycle.to_its_end import to_its_end
 from stfs.metrics import Metrics
 from stfs.model import Model, ModelLoader, is_model
 from stfs.repository import Repository
@@ -69,6 +70,7 @@ class Server:
             Repository(lambda: self.models, self.apply, self.manager, explicit=config.model_control == "explicit"),
         )
         self._ready = False
+        self._applying = asyncio.Lock()
         self._changed = asyncio.Event()  # a version has entered another state
         self._runner: web.AppRunner | None = None
         self._socket: socket.socket | None = None
@@ -167,27 +169,28 @@ class Server:
         nothing, for what cannot be meant: an unknown platform, one name twice; and :class:`LabelRefused` for a label
         of a version that is not available, where that is not allowed.
         """
-        specs = [_spec(model) for model in models]
-        if len({spec.name for spec in specs}) < len(specs):
-            raise ConfigError("two models have one name: give each its own")
-        self._check_labels(models, self.models)
-        self._loader.configure(models)
-        self.models = tuple(models)
-        return await self.manager.apply(specs)
+        return await to_its_end(self._apply(tuple(models)))
+
+    async def _apply(self, models: tuple[ModelConfig, ...]) -> Mapping[str, str]:
+        # What the loader and the pages go by must not be ahead of what the manager is at work on.
+        async with self._applying:
+            specs = [_spec(model) for model in models]
+            if len({spec.name for spec in specs}) < len(specs):
+                raise ConfigError("two models have one name: give each its own")
+            self._check_labels(models, self.models)
+            self._loader.configure(models)
+            self.models = models
+            return await self.manager.apply(specs)
 
     def _check_labels(self, models: Sequence[ModelConfig], before: Sequence[ModelConfig]) -> None:
         if self.config.label_rule == "any":
             return
-        current = {model.name: model.version_labels for model in before}
-        serving = self.registry.serving()
-        for model in models:
-            check_labels(
-                model.name,
-                model.version_labels,
-                current.get(model.name, {}),
-                serving.get(model.name, ()),
-                allow_unavailable=self.config.label_rule == "new",
-            )
+        check_all_labels(
+            {model.name: model.version_labels for model in models},
+            {model.name: model.version_labels for model in before},
+            self.registry.serving(),
+            allow_unavailable=self.config.label_rule == "new",
+        )
 
     async def stop_listening(self) -> None:
         """Answer 'not ready', then close the port and finish the requests that were taken, within the time for it."""

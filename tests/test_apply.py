@@ -1,7 +1,9 @@
 """Changing the models of a running server: real files, real requests in between."""
 
 import asyncio
+import contextlib
 import json
+import shutil
 from dataclasses import replace
 
 import aiohttp
@@ -11,7 +13,7 @@ from simple_models import write_linear
 
 from stfs import config
 from stfs.errors import ConfigError
-from stfs.lifecycle.policy import All, Specific
+from stfs.lifecycle.policy import All, Specific, State
 from stfs.server import Server
 
 
@@ -80,6 +82,86 @@ def test_models_come_change_and_go_while_requests_run(tmp_path):
         finally:
             await server.stop_listening()
             await server.free()
+
+    asyncio.run(main())
+
+
+SLOW = """
+import pathlib, time
+
+class Model:
+    signature = {"inputs": [{"name": "x", "shape": [None, 3]}], "outputs": [{"name": "y", "shape": [None, 3]}]}
+
+    def __init__(self, folder):
+        while not (pathlib.Path(folder).parent / "go").exists():
+            time.sleep(0.01)
+
+    def predict(self, inputs):
+        return {"y": inputs["x"]}
+"""
+
+
+@contextlib.asynccontextmanager
+async def serving_one(tmp_path):
+    """A server of the model ``m``, the configuration of a model ``slow``, and ``go``, which lets that one load."""
+    write_linear(tmp_path / "one" / "1")
+    (tmp_path / "slow" / "1").mkdir(parents=True)
+    (tmp_path / "slow" / "1" / "model.py").write_text(SLOW)
+    argv = [f"--model_base_path={tmp_path / 'one'}", "--model_name=m", "--port=0", "--host=127.0.0.1"]
+    argv += ["--model_poll_interval_s=0.05"]
+    server = Server(config.from_environment(argv, prog="test", positional=False, defaults={}))
+    await server.start()
+    slow = replace(server.models[0], name="slow", base_path=tmp_path / "slow", isolation="thread")
+    try:
+        yield server, slow, (tmp_path / "slow" / "go").touch
+    finally:
+        (tmp_path / "slow" / "go").touch()
+        await server.stop_listening()
+        await server.free()
+
+
+async def until(holds):
+    async with asyncio.timeout(60):
+        while not holds():  # noqa: ASYNC110 - what is waited for has no event to wait on
+            await asyncio.sleep(0.01)
+
+
+def loading(server, name):
+    found = [status for status in server.manager.status() if status.name == name]
+    return bool(found) and any(version.state is State.LOADING for version in found[0].versions)
+
+
+def test_a_change_goes_on_when_whoever_asked_for_it_has_gone(tmp_path):
+    async def main() -> None:
+        async with serving_one(tmp_path) as (server, slow, go):
+            asking = asyncio.create_task(server.apply([*server.models, slow]))
+            await until(lambda: loading(server, "slow"))
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            go()
+            await until(lambda: server.registry.serving().get("slow") == (1,))
+            # It is watched as any other model is.
+            shutil.copytree(tmp_path / "slow" / "1", tmp_path / "slow" / "2")
+            await until(lambda: server.registry.serving().get("slow") == (2,))
+
+    asyncio.run(main())
+
+
+def test_a_change_does_not_disturb_the_one_that_is_under_way(tmp_path):
+    async def main() -> None:
+        async with serving_one(tmp_path) as (server, slow, go):
+            one = server.models
+            first = asyncio.create_task(server.apply([*one, slow]))
+            second = asyncio.create_task(server.apply(one))
+            await until(lambda: loading(server, "slow"))
+            assert [model.name for model in server.models] == ["m", "slow"]
+            go()
+            assert await first == {}
+            assert await second == {}
+            assert server.models == one
+            await server.manager.settled()
+            assert server.registry.serving() == {"m": (1,)}
 
     asyncio.run(main())
 

@@ -197,6 +197,34 @@ def test_a_wrong_override_is_named(text, told):
 # --- a real server's models -----------------------------------------------------------------------------------------
 
 
+def test_a_load_goes_on_when_its_client_has_gone():
+    server = FakeServer(M, N)
+    server.broken = {"m": "it is broken"}
+    repository = server.repository()
+    gate = asyncio.Event()
+    apply = server.apply
+
+    async def gated(models):
+        await gate.wait()
+        return await apply(models)
+
+    async def main():
+        server.models = (N,)
+        server.apply = gated
+        loading = asyncio.create_task(repository.load("m"))
+        await asyncio.sleep(0)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        gate.set()
+        # Another change waits for it; by then it has put back what was served before.
+        await repository.unload("n")
+        assert server.models == ()
+        assert states(repository)["m"] == (None, "UNAVAILABLE", "it is broken")
+
+    asyncio.run(main())
+
+
 def test_versions_come_by_loading_where_nothing_is_watched(tmp_path):
     write_linear(tmp_path / "m" / "1")
 

@@ -6,6 +6,17 @@ from collections.abc import Collection, Mapping
 
 from stfs.errors import LabelRefused
 
+Labels = Mapping[str, Mapping[str, int]]
+"""The labels of each model by its name."""
+
+
+def check_all_labels(
+    wanted: Labels, current: Labels, serving: Mapping[str, Collection[int]], *, allow_unavailable: bool
+) -> None:
+    """:func:`check_labels` of every model; ``serving`` holds the versions that are available, by model."""
+    for model, labels in wanted.items():
+        check_labels(model, labels, current.get(model, {}), serving.get(model, ()), allow_unavailable=allow_unavailable)
+
 
 def check_labels(
     model: str,

@@ -5,9 +5,8 @@ Streams are ``oip_stream``'s, bytes are ``stfs.protocols``', what is told of mod
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -169,13 +168,13 @@ async def _load(call: Call, body: bytes) -> bytes:
         why = "files cannot be sent, models are read from where they lie" if unknown.startswith("file:") else "unknown"
         raise InvalidRequest(f'the parameter "{unknown[:60]}": {why}; "config" can be set')
     override = (given["config"] or {"string_param": ""})["string_param"] if given else None
-    await _to_its_end(_changing(asked["model_name"], lambda name: call.context.repository.load(name, override)))
+    await _changing(asked["model_name"], lambda name: call.context.repository.load(name, override))
     return b""
 
 
 async def _unload(call: Call, body: bytes) -> bytes:
     asked = messages.read(messages.CHANGE, body)  # unload_dependents: no model here depends on another
-    await _to_its_end(_changing(asked["model_name"], call.context.repository.unload))
+    await _changing(asked["model_name"], call.context.repository.unload)
     return b""
 
 
@@ -184,17 +183,6 @@ async def _changing(name: str, change: Callable[[str], Awaitable[None]]) -> None
         await change(name)
     except NotFound as error:
         raise type(error)(error_text(error, str(error)), error.model, error.version) from None
-
-
-_changes: set[asyncio.Task[None]] = set()
-
-
-async def _to_its_end(change: Coroutine[Any, Any, None]) -> None:
-    """Await a change of what is served; a client that goes away meanwhile does not leave it half done."""
-    task = asyncio.get_running_loop().create_task(change)
-    _changes.add(task)  # the loop itself does not keep it alive
-    task.add_done_callback(_changes.discard)
-    await asyncio.shield(task)
 
 
 async def _nothing(call: Call, body: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import grpc
 from stfs.config import ModelConfig
 from stfs.context import Context
 from stfs.errors import ConfigError, InvalidRequest, LabelRefused, NotFound, VersionNotFound
-from stfs.lifecycle.labels import check_labels
+from stfs.lifecycle.labels import check_all_labels
 from stfs.model_server.models import check_change, models
 from stfs.model_server.text_format import message_class
 from stfs.protocols import tfserving_models_pb, tfserving_pb
@@ -24,9 +23,6 @@ SHARED = (
     "saved_model_tags", "warmup_iterations",
 )  # fmt: skip
 """What a new model is served with as the others are, where they agree: it was said of all of them."""
-
-_under_way: set[asyncio.Task[Mapping[str, str]]] = set()
-"""Changes of the models, which go on when the client that asked for one is gone."""
 
 DIALECT = Dialect("tfserving_grpc", tfserving_pb.status_of)
 
@@ -92,11 +88,7 @@ async def _reload(call: Call, body: bytes) -> bytes:
         after = wanted_models(context, request.config, before)
         check_change(before, after)
         _check_labels(context, before, after)
-        # Half a change is none: it is not cancelled with the call.
-        task = asyncio.ensure_future(context.apply(after))
-        _under_way.add(task)
-        task.add_done_callback(_under_way.discard)
-        failures = await asyncio.shield(task)
+        failures = await context.apply(after)
     except LabelRefused as error:
         raise FailedPrecondition(str(error)) from None
     except ConfigError as error:
@@ -171,13 +163,9 @@ def _running_platform(context: Context, name: str) -> str | None:
 
 def _check_labels(context: Context, before: Sequence[ModelConfig], after: Sequence[ModelConfig]) -> None:
     """As TensorFlow Serving has it for a reload, whatever is allowed at the start."""
-    current = {model.name: model.version_labels for model in before}
-    serving = context.registry.serving()
-    for model in after:
-        check_labels(
-            model.name,
-            model.version_labels,
-            current.get(model.name, {}),
-            serving.get(model.name, ()),
-            allow_unavailable=context.config.label_rule == "new",
-        )
+    check_all_labels(
+        {model.name: model.version_labels for model in after},
+        {model.name: model.version_labels for model in before},
+        context.registry.serving(),
+        allow_unavailable=context.config.label_rule == "new",
+    )
