@@ -15,9 +15,8 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
-from stfs.batcher.queue import Journey
+from stfs.batcher.queue import Journey as Journey  # for the rooms that carry, which know no batcher
 from stfs.config import ServerConfig
 from stfs.context import Context, Lease
 from stfs.errors import InvalidRequest, ModelFailed, RequestError, Unavailable
@@ -36,21 +35,12 @@ ASKS_TIMING = "X-Server-Timing"
 """The header or metadata by which a client asks to be told how long the steps took."""
 
 
-@dataclass(slots=True)
-class Timing:
-    """How long the steps of one request took, in seconds; ``journey`` is its way through the batcher."""
-
-    decode_s: float = 0.0
-    encode_s: float = 0.0
-    journey: Journey = field(default_factory=Journey)
-
-    def header(self) -> str:
-        """The value of a ``Server-Timing`` header (W3C Server Timing); durations in milliseconds."""
-        way = self.journey
-        rows = f'batch;desc="rows={way.rows} position={way.position}"'
-        spans = {"decode": self.decode_s, "queue": way.queue_s, "run": way.run_s, "encode": self.encode_s}
-        told = [f"{name};dur={seconds * 1e3:.3f}" for name, seconds in spans.items()]
-        return ", ".join([*told[:2], rows, *told[2:]])
+def server_timing(lease: Lease, journey: Journey) -> str:
+    """The value of a ``Server-Timing`` header (W3C Server Timing); durations in milliseconds."""
+    rows = f'batch;desc="rows={journey.rows} position={journey.position}"'
+    spans = {"decode": lease.decode_s, "queue": journey.queue_s, "run": journey.run_s, "encode": lease.encode_s}
+    told = [f"{name};dur={seconds * 1e3:.3f}" for name, seconds in spans.items()]
+    return ", ".join([*told[:2], rows, *told[2:]])
 
 
 @contextmanager
@@ -86,12 +76,12 @@ def record(context: Context, lease: Lease, dialect: str, outcome: str, seconds: 
 
 
 async def infer(
-    lease: Lease, signature: Signature, inputs: Tensors, deadline_s: float | None, timing: Timing | None = None
+    lease: Lease, signature: Signature, inputs: Tensors, deadline_s: float | None, journey: Journey | None = None
 ) -> Tensors:
     """The outputs of the model that ``lease`` holds; see :meth:`stfs.model.Model.infer`."""
     model = lease.model
     assert model is not None, "a decoded request holds its model"
-    return await model.infer(signature, inputs, deadline_s, None if timing is None else timing.journey)
+    return await model.infer(signature, inputs, deadline_s, journey)
 
 
 def tell(error: RequestError, lease: Lease) -> str:

@@ -14,8 +14,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from stfs import platforms
 from stfs.batcher.adaptive import Cost
 from stfs.batcher.batcher import Batcher, BatchRecord
@@ -26,7 +24,7 @@ from stfs.errors import LoadFailed, RequestError, SignatureNotFound, Unavailable
 from stfs.metrics import Metrics
 from stfs.platforms.base import LoadOptions, Servable, WorkerStatus
 from stfs.platforms.loading import Hosting, open_servable
-from stfs.signature import STRING, Array, Signature, Tensors, TensorSpec
+from stfs.signature import Array, Signature, Tensors, zeros
 
 log = logging.getLogger("stfs.model")
 
@@ -278,7 +276,7 @@ def _warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]
         batches = signature.batchable and batchable is not False
         one_row_runs = False
         with contextlib.suppress(*MODEL_RAISES):
-            _run_warm(servable, key, zeros(signature, 1))
+            _run_warm(servable, key, zeros(signature.inputs, 1))
             one_row_runs = True
         if batches and one_row_runs:
             batches = _keeps_rows(servable, signature)
@@ -295,7 +293,7 @@ def _calibrate(servable: Servable, signatures: Mapping[str, Signature], config: 
         if not (config.calibrate and signature.batchable):
             continue
         try:
-            cost = calibrate(partial(servable.run, key), partial(zeros, signature), config.batch.max_batch_size)
+            cost = calibrate(partial(servable.run, key), partial(zeros, signature.inputs), config.batch.max_batch_size)
         except MODEL_RAISES as error:
             log.debug("%s was not timed: %s", key, error)
             continue
@@ -309,7 +307,7 @@ def _calibrate(servable: Servable, signatures: Mapping[str, Signature], config: 
 def _keeps_rows(servable: Servable, signature: Signature) -> bool:
     """Whether a run on two rows works and gives two rows in every output."""
     try:
-        outputs = _run_warm(servable, signature.name, zeros(signature, WARM_UP_ROWS))
+        outputs = _run_warm(servable, signature.name, zeros(signature.inputs, WARM_UP_ROWS))
     except MODEL_RAISES as error:
         log.info("%s takes one row but not %d, so it runs request by request: %s", signature.name, WARM_UP_ROWS, error)
         return False
@@ -337,22 +335,3 @@ def _comes_back(servable: Servable) -> bool:
             return worker.state == "up"
         time.sleep(0.02)
     return False
-
-
-def zeros(signature: Signature, rows: int) -> Tensors:
-    """Inputs of the right names, dtypes and ranks, all zero or empty: ``rows`` rows, other open dimensions 1.
-
-    A categorical input has the first of its values throughout.
-    """
-    return {spec.name: _zeros(spec, rows) for spec in signature.inputs}
-
-
-def _zeros(spec: TensorSpec, rows: int) -> Array:
-    shape: tuple[int | None, ...] = (None,) if spec.shape is None else spec.shape
-    filled = tuple((rows if axis == 0 else 1) if size is None else size for axis, size in enumerate(shape))
-    first = spec.values[0] if spec.values else ""  # a category may take nothing else, not even an empty text
-    if spec.dtype == STRING:
-        return np.full(filled, first.encode(), dtype=STRING)
-    if first and spec.dtype.kind != "b":
-        return np.full(filled, first).astype(spec.dtype)
-    return np.zeros(filled, dtype=spec.dtype)

@@ -5,7 +5,7 @@ Strings are ``numpy`` object arrays of ``bytes`` everywhere inside the server; t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -249,3 +249,22 @@ def can_batch(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -
         and all(spec.varies_in_rows for spec in inputs)
         and all(spec.shape is None or spec.varies_in_rows for spec in outputs)
     )
+
+
+def zeros(specs: Iterable[TensorSpec], rows: int) -> Tensors:
+    """One array for each of ``specs``: ``rows`` rows of zeros, of empty strings, or of the first of its values.
+
+    Dimensions that vary are 1, but for the first; a tensor of unknown rank gets one dimension.
+    """
+    return {spec.name: _zeros(spec, rows) for spec in specs}
+
+
+def _zeros(spec: TensorSpec, rows: int) -> Array:
+    shape = (None,) if spec.shape is None else spec.shape
+    filled = tuple((rows if axis == 0 else 1) if size is None else size for axis, size in enumerate(shape))
+    first = spec.values[0] if spec.values else ""  # a category may take nothing else, not even an empty text
+    if spec.dtype == STRING:
+        return np.full(filled, first.encode(), dtype=STRING)
+    if first and spec.dtype.kind != "b":
+        return np.full(filled, first).astype(spec.dtype)
+    return np.zeros(filled, dtype=spec.dtype)

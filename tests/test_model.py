@@ -20,9 +20,9 @@ from stfs.errors import (
     Unavailable,
 )
 from stfs.metrics import Metrics
-from stfs.model import Model, ModelLoader, is_model, zeros
+from stfs.model import Model, ModelLoader, is_model
 from stfs.platforms.base import LoadOptions, Platform, Servable
-from stfs.signature import STRING, Signature, TensorSpec, can_batch
+from stfs.signature import STRING, Signature, TensorSpec, can_batch, zeros
 
 LIMIT_S = 60.0  # for what would otherwise hang
 
@@ -154,7 +154,7 @@ def loaded(servable, fake, **settings) -> Model:
 )
 @pytest.mark.parametrize("dtype", ["float32", "int64", "bool", "object"])
 def test_zeros_have_the_rows_asked_for_and_one_of_each_other_open_dimension(shape, rows, expected, dtype):
-    made = zeros(signature(inputs=(spec("a", dtype, shape), spec("b", dtype))), rows)
+    made = zeros((spec("a", dtype, shape), spec("b", dtype)), rows)
     assert list(made) == ["a", "b"]
     assert made["a"].shape == expected
     assert made["b"].shape == (rows,)
@@ -169,7 +169,7 @@ def test_zeros_have_the_rows_asked_for_and_one_of_each_other_open_dimension(shap
 )
 def test_zeros_of_a_category_are_its_first_value(dtype, values, first):
     taking = signature(inputs=(TensorSpec("c", np.dtype(dtype), (None,), values=values),))
-    made = zeros(taking, 2)
+    made = zeros(taking.inputs, 2)
     assert made["c"].tolist() == [first, first]
     assert made["c"].dtype == np.dtype(dtype)
     assert taking.bind(made)["c"] is made["c"]
@@ -178,7 +178,7 @@ def test_zeros_of_a_category_are_its_first_value(dtype, values, first):
 @pytest.mark.parametrize("shape", [(), None, (None,), (None, 3), (2, None)])
 def test_zeros_can_be_bound(shape):
     taking = signature(inputs=(spec(shape=shape),))
-    assert taking.bind(zeros(taking, 1)).keys() == {"x"}
+    assert taking.bind(zeros(taking.inputs, 1)).keys() == {"x"}
 
 
 # --- warm-up ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from stfs.batcher.adaptive import Adaptive, Cost, Wants, fit_cost
 
@@ -47,15 +48,14 @@ PROFILES = {
 }
 
 
-class Policy:
+class Policy(Protocol):
     """What the simulation asks. ``decide`` is called at every arrival, finish and timer."""
 
     def arrived(self, now: float, present: int) -> None: ...
 
     def finished(self, now: float, rows: int, run_s: float, present: int) -> None: ...
 
-    def decide(self, now: float, queued: int, in_flight: int, deadline: float, arrived: float) -> Wants:
-        raise NotImplementedError
+    def decide(self, now: float, queued: int, in_flight: int, deadline: float, arrived: float) -> Wants: ...
 
 
 class Fixed(Policy):

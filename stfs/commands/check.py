@@ -133,7 +133,7 @@ def _catboost(folder: Path) -> str:
 def _pytorch(folder: Path) -> str:
     import torch
 
-    class Double(torch.nn.Module):  # type: ignore[misc]
+    class Double(torch.nn.Module):  # type: ignore[misc]  # torch is not looked into
         def forward(self, x: Any) -> Any:
             return x * 2
 

@@ -25,11 +25,10 @@ from typing import Any
 
 from stfs.errors import LoadFailed, RequestError
 from stfs.platforms.base import Servable
-from stfs.platforms.probe import zeros
 from stfs.platforms.user_arrays import BrokenPromise, arrays, copies, require_rows, tells_at_load
 from stfs.platforms.user_code import UserCode
 from stfs.platforms.user_signature import declared
-from stfs.signature import Array, Signature, Tensors
+from stfs.signature import Array, Signature, Tensors, zeros
 
 NAME = "processing.py"
 MARSHALLED = ("preprocess_function.marshal", "postprocess_function.marshal")

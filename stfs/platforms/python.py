@@ -41,13 +41,12 @@ from stfs.platforms.base import (
     model_file,
     model_files,
 )
-from stfs.platforms.probe import zeros
 from stfs.platforms.processing import NAME as PROCESSING
 from stfs.platforms.sidecar import example_sidecar, find_sidecar
 from stfs.platforms.user_arrays import BrokenPromise, arrays, copies, require_rows, tells_at_load
 from stfs.platforms.user_code import UserCode
 from stfs.platforms.user_signature import declared
-from stfs.signature import Array, Signature, Tensors, can_batch
+from stfs.signature import Array, Signature, Tensors, can_batch, zeros
 
 SUFFIXES = (".py",)
 MOST_READ_BYTES = 1 << 20
@@ -173,12 +172,12 @@ def _takes_one(function: Callable[..., Any]) -> bool:
 
 def _method(model: Any, signature: str, file: Path) -> Callable[..., Any]:
     name = "predict" if signature == DEFAULT_SIGNATURE else signature
-    method = getattr(model, name, None)
+    method: Callable[..., Any] | None = getattr(model, name, None)
     if not callable(method):
         raise LoadFailed(f'{file}: there is no {name}(inputs) to answer signature "{signature}"')
     if inspect.iscoroutinefunction(method):
         raise LoadFailed(f"{file}: {name} is async, which cannot be served: write def {name}(inputs)")
-    return method  # type: ignore[no-any-return]
+    return method
 
 
 def _beside(file: Path, options: LoadOptions) -> dict[str, Signature]:

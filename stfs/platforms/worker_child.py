@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import faulthandler
 import importlib
+import io
 import logging
 import os
 import platform
@@ -46,7 +47,8 @@ def main(control_fd: int, parent: int) -> None:
     _ignore_signals(signal.SIGINT, signal.SIGTERM)
     faulthandler.enable()
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):  # a null device in place of it needs no buffering
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
     handler = logging.StreamHandler()
     handler.setFormatter(_LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -33,9 +33,10 @@ HEAD = 4096
 
 def kind_of(head: bytes) -> Kind | None:
     """What the first bytes of a file say that it is; ``None`` if it is no model of XGBoost."""
-    for kind, pattern in (("json", _JSON), ("ubj", _UBJ), ("binary", _BINARY)):
+    patterns: dict[Kind, re.Pattern[bytes]] = {"json": _JSON, "ubj": _UBJ, "binary": _BINARY}
+    for kind, pattern in patterns.items():
         if pattern.match(head):
-            return kind  # type: ignore[return-value]
+            return kind
     return None
 
 

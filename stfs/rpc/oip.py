@@ -76,14 +76,12 @@ async def answer(call: Call, message: oip_pb.Message, started_s: float, encode: 
         lease.timeout_s = request.timeout_us / 1e6
     lease.decode_s = time.monotonic() - started_s
     deadline_s = sooner(call.deadline_s, lease, started_s)
-    outputs = await infer(lease, signature, request.inputs, deadline_s, call.timing)
+    outputs = await infer(lease, signature, request.inputs, deadline_s, call.journey)
     served = lease.served
     assert served is not None, "an answered request has held its model"
     encoding_s = time.monotonic()
     told = encode(request, outputs, served.name, served.version)
     lease.encode_s = time.monotonic() - encoding_s
-    if call.timing is not None:
-        call.timing.decode_s, call.timing.encode_s = lease.decode_s, lease.encode_s
     return told
 
 

@@ -49,7 +49,7 @@ async def _predict(call: Call, body: bytes) -> bytes:
         raise spec.not_found(error, version) from None
     chosen = request.chosen_outputs(signature)
     call.lease.decode_s = time.monotonic() - started_s
-    outputs = await infer(call.lease, signature, request.inputs, call.deadline_s, call.timing)
+    outputs = await infer(call.lease, signature, request.inputs, call.deadline_s, call.journey)
     encoding_s = time.monotonic()
     answer = tfserving_pb.encode_predict(spec.name, _served(call), signature.name, outputs, chosen)
     call.lease.encode_s = time.monotonic() - encoding_s
@@ -70,7 +70,7 @@ async def _on_examples(call: Call, body: bytes, choose: Choose) -> tuple[bytes, 
     """The encoded ``ModelSpec`` of the answer, the model's outputs, and of how many examples they are."""
     request = tfserving_inference_pb.decode_examples(body)
     signature = _chosen(call, request.spec, choose)
-    outputs = await infer(call.lease, signature, {INPUTS: request.serialized}, call.deadline_s, call.timing)
+    outputs = await infer(call.lease, signature, {INPUTS: request.serialized}, call.deadline_s, call.journey)
     return _answered(call, request.spec, signature), outputs, len(request.serialized)
 
 

@@ -15,7 +15,17 @@ from typing import Any, NoReturn
 
 import grpc
 
-from stfs.carry import ASKS_TIMING, Timing, counted, deadline, echoed, retry_after_s, served_headers, tell
+from stfs.carry import (
+    ASKS_TIMING,
+    Journey,
+    counted,
+    deadline,
+    echoed,
+    retry_after_s,
+    served_headers,
+    server_timing,
+    tell,
+)
 from stfs.context import Context, Lease
 from stfs.errors import ModelFailed, RequestError, TooLarge
 
@@ -39,20 +49,19 @@ class Dialect:
 
 @dataclass(slots=True)
 class Call:
-    """One call being served. ``deadline_s`` is in seconds of ``time.monotonic``; ``timing`` is there if wanted."""
+    """One call being served. ``deadline_s`` is in seconds of ``time.monotonic``; ``journey`` is there if wanted."""
 
     context: Context
     lease: Lease
     deadline_s: float | None
-    timing: Timing | None
+    journey: Journey | None
     metadata: Metadata
 
     def trailing(self) -> tuple[tuple[str, str], ...]:
         """What the answer's trailing metadata tells: who answered, the client's own marks, times if it asked."""
         told = {**served_headers(self.lease), **echoed(_AnyCase(self.metadata))}
-        if self.timing is not None:
-            self.timing.decode_s, self.timing.encode_s = self.lease.decode_s, self.lease.encode_s
-            told["Server-Timing"] = self.timing.header()
+        if self.journey is not None:
+            told["Server-Timing"] = server_timing(self.lease, self.journey)
         return tuple((name.lower(), value) for name, value in told.items())
 
 
@@ -67,8 +76,8 @@ def open_call(context: Context, rpc: Any) -> Call:
     if limit_s is None:
         limit_s = context.config.request_timeout_s
     expires_s = deadline(limit_s, None if left_s is None else left_s * 1e3, time.monotonic())
-    timing = Timing() if ASKS_TIMING.lower() in metadata else None
-    return Call(context, Lease(context), expires_s, timing, metadata)
+    journey = Journey() if ASKS_TIMING.lower() in metadata else None
+    return Call(context, Lease(context), expires_s, journey, metadata)
 
 
 def unary(context: Context, dialect: Dialect, work: Work, *, inference: bool = True) -> grpc.RpcMethodHandler:

@@ -14,13 +14,14 @@ from aiohttp import web
 from stfs import errors
 from stfs.carry import (
     ASKS_TIMING,
-    Timing,
+    Journey,
     counted,
     deadline,
     echoed,
     infer,
     retry_after_s,
     served_headers,
+    server_timing,
     sooner,
     tell,
 )
@@ -83,7 +84,7 @@ async def answer(
     carried: Carried | None = None
     if context.config.access_log != "off":
         carried = request[CARRIED] = Carried(dialect.name, lease)
-    timing = Timing() if ASKS_TIMING in request.headers else None
+    journey = Journey() if ASKS_TIMING in request.headers else None
     try:
         with counted(context, lease, dialect.name):
             if refusal is not None:
@@ -96,7 +97,7 @@ async def answer(
             if carried is not None:
                 carried.count(signature, inputs)
             deadline_s = sooner(deadline_s, lease, started_s)
-            outputs = await infer(lease, signature, inputs, deadline_s, timing)
+            outputs = await infer(lease, signature, inputs, deadline_s, journey)
             encoding_s = time.monotonic()
             payload = encode(outputs)
             lease.encode_s = time.monotonic() - encoding_s
@@ -104,9 +105,8 @@ async def answer(
         response = error_response(dialect, error, lease)
     else:
         response = await _success(request, context, payload if isinstance(payload, Payload) else Payload(payload))
-    if timing is not None:
-        timing.decode_s, timing.encode_s = lease.decode_s, lease.encode_s
-        response.headers["Server-Timing"] = timing.header()
+    if journey is not None:
+        response.headers["Server-Timing"] = server_timing(lease, journey)
     response.headers.update(served_headers(lease))
     response.headers.update(echoed(request.headers))
     if log.isEnabledFor(logging.DEBUG):

@@ -16,8 +16,8 @@ from aiohttp import web
 
 from stfs import __version__
 from stfs.context import Context
-from stfs.model import zeros
 from stfs.protocols.openapi import Served, Server, document
+from stfs.signature import zeros
 from stfs.web.guard import OPEN_PATHS
 from stfs.web.key import CONTEXT
 from stfs.web.pages import HERE
@@ -53,7 +53,7 @@ class _Described:
 
 def _text(served: Sequence[Served], server: Server) -> bytes:
     """The document without its opening brace."""
-    told = document(served, partial(zeros, rows=1), server)
+    told = document(served, lambda signature: zeros(signature.inputs, 1), server)
     return json.dumps(told, ensure_ascii=False, allow_nan=False).encode()[1:]
 
 

@@ -13,8 +13,8 @@ from aiohttp import web
 from stfs import __version__, codec
 from stfs.context import Context
 from stfs.lifecycle.record import ModelStatus
-from stfs.model import zeros
 from stfs.protocols import stfs
+from stfs.signature import zeros
 from stfs.web.key import CONTEXT
 from stfs.web.models import detail
 
@@ -75,7 +75,7 @@ def example_curl(context: Context, name: str, url: str) -> str | None:
         signature = handle.model.signature(None)
     if sum(prod(size or 1 for size in spec.shape or ()) for spec in signature.inputs) > MAX_EXAMPLE_VALUES:
         return None
-    data = stfs.encode(zeros(signature, 1)).decode()
+    data = stfs.encode(zeros(signature.inputs, 1)).decode()
     who = "" if name == context.default_model() else f'"model_name": {codec.encode_string(name).decode()}, '
     command = ["curl", "-H", "Content-Type: application/json", "-d", f'{{{who}"data": {data}}}', f"{url}/"]
     if context.config.enable_auth:

@@ -1,17 +1,15 @@
 """The OpenAPI document as a function of signatures: what the validator says of it, and what it says of tensors."""
 
 import json
-from functools import partial
 
 import jsonschema
 import numpy as np
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from stfs.model import zeros
 from stfs.protocols.openapi import Served, Server, document
 from stfs.protocols.openapi_schema import MAX_EXAMPLE_VALUES, element, example, nested, tensor
-from stfs.signature import CLASSIFY, STRING, Signature, TensorSpec
+from stfs.signature import CLASSIFY, STRING, Signature, TensorSpec, zeros
 
 FLOAT, LONG = np.dtype(np.float32), np.dtype(np.int64)
 
@@ -30,7 +28,7 @@ def served(*signatures, name="m", version=1, labels=()):
 
 
 def made(*versions, **server):
-    told = document(versions, partial(zeros, rows=1), Server("1.2.3", "m", **server))
+    told = document(versions, lambda signature: zeros(signature.inputs, 1), Server("1.2.3", "m", **server))
     told = json.loads(json.dumps(told, allow_nan=False))
     OpenAPIV31SpecValidator(told).validate()
     return told
