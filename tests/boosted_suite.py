@@ -81,14 +81,14 @@ from pathlib import Path
 import numpy as np
 from stfs.platforms import find
 from stfs.platforms.base import LoadOptions
-from stfs.model import zeros
+from stfs.signature import zeros
 
 def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 def cycle():
     servable = find(sys.argv[1]).load(Path(sys.argv[2]), LoadOptions())
-    servable.run("serving_default", zeros(servable.signatures["serving_default"], 3))
+    servable.run("serving_default", zeros(servable.signatures["serving_default"].inputs, 3))
     servable.close()
 
 for _ in range(40):  # allocators and caches settle

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from kserve_client import told_by
 from running import running
 from simple_models import write_linear
 
@@ -41,26 +38,10 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-def interpreter() -> str | None:
-    for python in (os.environ.get("STFS_TEST_KSERVE_PYTHON"), sys.executable):
-        if (
-            python
-            and Path(python).exists()
-            and not subprocess.run([python, "-c", "import kserve"], capture_output=True).returncode
-        ):
-            return python
-    return None
-
-
 def test_kserve_client(tmp_path: Path) -> None:
-    python = interpreter()
-    if python is None:
-        pytest.skip("kserve is not installed: make test does so; STFS_TEST_KSERVE_PYTHON may name its interpreter")
     write_linear(tmp_path / "1")
     with running(str(tmp_path), "--grpc_port=0") as server:
-        done = subprocess.run([python, "-c", CLIENT, server.grpc], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+        told = told_by(CLIENT, server.grpc)
     assert (told["live"], told["ready"], told["models"]) == (True, True, [True, False])
     assert told["answers"] == [["7", "default", [[2.0, 5.0, -6.0]]]] * 2
     status, text = told["error"]

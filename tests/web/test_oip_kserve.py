@@ -1,18 +1,15 @@
 """KServe's own inference client against a running server.
 
-KServe brings a web framework and pins of its own, so it is not among the tests' dependencies: say with
-``STFS_TEST_KSERVE_PYTHON`` which interpreter has it (0.21 was tried). The requests that it makes are in ``test_oip``.
+KServe brings a web framework and pins of its own, so ``make test`` installs it in an environment beside; say with
+``STFS_TEST_KSERVE_PYTHON`` which other interpreter has it. The requests that it makes are in ``test_oip``.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from kserve_client import told_by
 from running import running
 from simple_models import write_linear
 
@@ -46,26 +43,10 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
-def interpreter() -> str | None:
-    for python in (os.environ.get("STFS_TEST_KSERVE_PYTHON"), sys.executable):
-        if (
-            python
-            and Path(python).exists()
-            and not subprocess.run([python, "-c", "import kserve"], capture_output=True).returncode
-        ):
-            return python
-    return None
-
-
 def test_kserve_client(tmp_path: Path) -> None:
-    python = interpreter()
-    if python is None:
-        pytest.skip("kserve is not installed: make test does so; STFS_TEST_KSERVE_PYTHON may name its interpreter")
     write_linear(tmp_path / "1")
     with running(str(tmp_path)) as server:
-        done = subprocess.run([python, "-c", CLIENT, server.url], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+        told = told_by(CLIENT, server.url)
     assert (told["live"], told["ready"], told["models"]) == (True, True, [True, False])
     assert told["answers"] == [["7", "default", [[2.0, 5.0, -6.0]]]] * 4
     assert "Request for unknown model: 'nope' is not found" in told["error"]
