@@ -1,4 +1,4 @@
-"""Runs KServe's own client, which asks for other versions of what the server uses and so has an interpreter of its own."""
+"""Runs KServe's own client in an interpreter of its own, since it asks for other versions of what the server uses."""
 
 from __future__ import annotations
 
