@@ -25,7 +25,13 @@ class RowObjects:
     """
 
     def __init__(
-        self, reader: codec.Reader, body: bytes, signature: Signature, *, integral_floats: bool, strict: bool
+        self,
+        reader: codec.Reader,
+        body: bytes | memoryview,
+        signature: Signature,
+        *,
+        integral_floats: bool,
+        strict: bool,
     ) -> None:
         self._signature = signature
         self._strict = strict or not signature.columns

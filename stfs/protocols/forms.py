@@ -27,7 +27,7 @@ from stfs.protocols.request import first_key, is_base64_value, new_column, only_
 from stfs.signature import STRING, Array, Signature, Tensors, TensorSpec
 
 
-def read_data(reader: codec.Reader, body: bytes, signature: Signature, *, inner: bool = False) -> Tensors:
+def read_data(reader: codec.Reader, body: bytes | memoryview, signature: Signature, *, inner: bool = False) -> Tensors:
     """The inputs in the value at the cursor, shapes not yet checked: a table in any form, or the only input's tensor.
 
     ``inner`` says that it is itself the value of a key ``data``. Raises :class:`stfs.errors.InvalidRequest`.
@@ -53,13 +53,13 @@ def read_data(reader: codec.Reader, body: bytes, signature: Signature, *, inner:
     return {spec.name: array.reshape(1) if spec.is_column and array.ndim == 0 else array}
 
 
-def _is_base64(body: bytes, position: int, signature: Signature) -> bool:
+def _is_base64(body: bytes | memoryview, position: int, signature: Signature) -> bool:
     """Whether the object at ``position`` is a string for the only input, where no input is named by its keys."""
     is_text = len(signature.inputs) == 1 and signature.inputs[0].dtype == STRING
     return is_text and first_key(body, position) == "b64"
 
 
-def _read_objects(reader: codec.Reader, body: bytes, signature: Signature) -> Tensors:
+def _read_objects(reader: codec.Reader, body: bytes | memoryview, signature: Signature) -> Tensors:
     """The cursor is at the first object of a list."""
     rows = RowObjects(reader, body, signature, integral_floats=True, strict=False)
     while True:
@@ -101,7 +101,12 @@ def _wrong_width(row: int, found: int, signature: Signature) -> errors.InvalidRe
 
 
 def read_named(
-    reader: codec.Reader, body: bytes, signature: Signature, *, inner: bool = False, ignored: Container[str] = ()
+    reader: codec.Reader,
+    body: bytes | memoryview,
+    signature: Signature,
+    *,
+    inner: bool = False,
+    ignored: Container[str] = (),
 ) -> Tensors:
     """The inputs in the object at the cursor, which names them, or columns, or rows, or is sparse, or holds ``data``.
 
@@ -162,7 +167,7 @@ def _input(signature: Signature, key: str) -> TensorSpec | None:
     return None
 
 
-def _read_column(reader: codec.Reader, body: bytes, name: str, spec: TensorSpec, index: Index) -> Array:
+def _read_column(reader: codec.Reader, body: bytes | memoryview, name: str, spec: TensorSpec, index: Index) -> Array:
     """A list of values, a single one, or an object from the index of a row to its value."""
     if reader.kind() == "object" and not (spec.dtype == STRING and first_key(body, reader.position) == "b64"):
         return index.read(reader, name, spec)
@@ -170,7 +175,7 @@ def _read_column(reader: codec.Reader, body: bytes, name: str, spec: TensorSpec,
     return array.reshape(1) if array.ndim == 0 else array
 
 
-def _names_one(body: bytes, position: int, columns: Mapping[str, TensorSpec]) -> bool:
+def _names_one(body: bytes | memoryview, position: int, columns: Mapping[str, TensorSpec]) -> bool:
     """Whether the value at ``position`` is an object with one of the columns among its keys. Moves nobody's cursor."""
     probe = codec.Reader(body)
     probe.seek(position)
@@ -184,7 +189,7 @@ def _names_one(body: bytes, position: int, columns: Mapping[str, TensorSpec]) ->
     return False
 
 
-def _read_rows_by_index(reader: codec.Reader, body: bytes, signature: Signature) -> Tensors:
+def _read_rows_by_index(reader: codec.Reader, body: bytes | memoryview, signature: Signature) -> Tensors:
     """The cursor is at an object from the index of a row to an object of its values."""
     rows: RowObjects | None = None
     at: dict[str, int] = {}

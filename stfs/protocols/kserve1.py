@@ -34,7 +34,7 @@ def encode_error(error: errors.RequestError, text: str) -> bytes:
     return b'{"error":' + codec.encode_string(text) + b"}"
 
 
-def decode(body: bytes, resolve: Resolver) -> tuple[Signature, Tensors]:
+def decode(body: bytes | memoryview, resolve: Resolver) -> tuple[Signature, Tensors]:
     """The signature and the inputs; see :func:`stfs.protocols.tfserving.decode_predict`."""
     signature, inputs, _ = tfserving.decode_predict(body, resolve, ROW_KEYS)
     return signature, inputs

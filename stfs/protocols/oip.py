@@ -104,7 +104,7 @@ def decode(body: bytes | memoryview, resolve: Resolver, json_bytes: int | None =
         return Request(signature, raw_input(body, signature), binary=True)
     if json_bytes is not None and json_bytes > len(body):
         raise errors.InvalidRequest(f"{LENGTH_HEADER} is {json_bytes}, but the body has {len(body)} bytes")
-    text = bytes(body if json_bytes is None else body[:json_bytes])
+    text = body if json_bytes is None else bytes(body[:json_bytes])
     tensors = RawTensors(body, json_bytes)
     reader = Reader(text)
     require_object(reader)

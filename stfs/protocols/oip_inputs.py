@@ -61,7 +61,7 @@ class RawTensors:
             )
 
 
-def read_inputs(reader: Reader, text: bytes, tensors: RawTensors, signature: Signature) -> Tensors:
+def read_inputs(reader: Reader, text: bytes | memoryview, tensors: RawTensors, signature: Signature) -> Tensors:
     """The list at the cursor of a reader of ``text``; arrays of the signature's dtypes and the shapes declared.
 
     Raises :class:`InvalidRequest`.
@@ -164,7 +164,7 @@ def _read_entry(reader: Reader, signature: Signature, place: int) -> _Entry:
 _KEYS = frozenset({"name", "datatype", "shape", "parameters", "data"})
 
 
-def _array(entry: _Entry, text: bytes, tensors: RawTensors) -> Array:
+def _array(entry: _Entry, text: bytes | memoryview, tensors: RawTensors) -> Array:
     spec, count = entry.spec, prod(entry.shape)
     if "shared_memory_region" in entry.parameters:
         raise InvalidInput(spec.name, "shared memory is not supported here: send the data")

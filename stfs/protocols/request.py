@@ -94,7 +94,7 @@ def only_input(signature: Signature, what: str) -> TensorSpec:
     raise InvalidRequest(f"{what} must be an object that names the inputs {signature.input_names()}")
 
 
-def first_key(body: bytes, position: int) -> str | None:
+def first_key(body: bytes | memoryview, position: int) -> str | None:
     """The first key of the object at ``position``; ``None`` if it is empty or no object. Moves nobody's cursor."""
     probe = Reader(body)
     probe.seek(position)
@@ -104,7 +104,7 @@ def first_key(body: bytes, position: int) -> str | None:
     return probe.next_key()
 
 
-def is_base64_value(body: bytes, position: int, signature: Signature) -> bool:
+def is_base64_value(body: bytes | memoryview, position: int, signature: Signature) -> bool:
     """Whether the object at ``position`` is a ``{"b64": ...}`` string rather than an object that names inputs."""
     if len(signature.inputs) != 1 or signature.inputs[0].dtype != STRING or signature.inputs[0].name == "b64":
         return False

@@ -44,7 +44,7 @@ def status_of(error: errors.RequestError) -> int:
             return 500
 
 
-def decode(body: bytes, resolve: Resolver) -> tuple[Signature, Tensors]:
+def decode(body: bytes | memoryview, resolve: Resolver) -> tuple[Signature, Tensors]:
     """The signature that the body means and its inputs, each of the signature's dtype, shapes not yet checked.
 
     Raises :class:`stfs.errors.InvalidRequest` for anything wrong in the body, and what ``resolve`` raises.
@@ -116,7 +116,7 @@ def encode_error(error: errors.RequestError, text: str) -> bytes:
     return b'{"error":' + codec.encode_string(text) + b"}"
 
 
-def _read_unwrapped(body: bytes, signature: Signature, keys: list[str]) -> Tensors:
+def _read_unwrapped(body: bytes | memoryview, signature: Signature, keys: list[str]) -> Tensors:
     """A body without ``data`` whose other keys name inputs, as in the seed's generated clients."""
     names = {spec.name for spec in signature.inputs} | signature.columns.keys()
     stray = [key for key in keys if key not in names]

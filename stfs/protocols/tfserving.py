@@ -60,7 +60,7 @@ def encode_error(error: errors.RequestError, text: str) -> bytes:
 
 
 def decode_predict(
-    body: bytes, resolve: Resolver, row_keys: Container[str] = ROW_KEYS
+    body: bytes | memoryview, resolve: Resolver, row_keys: Container[str] = ROW_KEYS
 ) -> tuple[Signature, Tensors, bool]:
     """The signature, the inputs (shapes not yet checked) and whether the body was in row form (``instances``).
 
@@ -103,10 +103,10 @@ def decode_predict(
     return signature, inputs, form in row_keys
 
 
-def open_body(body: bytes) -> Reader:
+def open_body(body: bytes | memoryview) -> Reader:
     """A reader inside the body's object, past a byte order mark if it has one."""
     reader = Reader(body)
-    if body.startswith(_BYTE_ORDER_MARK):
+    if body[:3] == _BYTE_ORDER_MARK:  # true of a view as well
         reader.seek(len(_BYTE_ORDER_MARK))
     require_object(reader)
     return reader
@@ -157,13 +157,15 @@ def _is_bytes(name: str) -> bool:
     return name.endswith("_bytes")
 
 
-def _read_data(reader: Reader, body: bytes, signature: Signature, form: str, row_keys: Container[str]) -> Tensors:
+def _read_data(
+    reader: Reader, body: bytes | memoryview, signature: Signature, form: str, row_keys: Container[str]
+) -> Tensors:
     if form in row_keys:
         return _read_rows(reader, body, signature, form)
     return _read_columns(reader, body, signature)
 
 
-def _read_columns(reader: Reader, body: bytes, signature: Signature) -> Tensors:
+def _read_columns(reader: Reader, body: bytes | memoryview, signature: Signature) -> Tensors:
     """``inputs``: an object that names the inputs (others are ignored), or the only input's tensor itself."""
     if reader.kind() != "object" or is_base64_value(body, reader.position, signature):
         spec = only_input(signature, '"inputs"')
@@ -179,7 +181,7 @@ def _read_columns(reader: Reader, body: bytes, signature: Signature) -> Tensors:
     return inputs
 
 
-def _read_rows(reader: Reader, body: bytes, signature: Signature, form: str) -> Tensors:
+def _read_rows(reader: Reader, body: bytes | memoryview, signature: Signature, form: str) -> Tensors:
     """``instances`` (``form``): a list with an entry for each row, the only input's value or an object naming all.
 
     Beyond TensorFlow Serving: an object may name the features of the only input instead, and leave out what may miss.

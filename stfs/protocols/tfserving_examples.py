@@ -43,7 +43,7 @@ class Examples:
     serialized: Array
 
 
-def decode_examples(body: bytes, verb: str) -> Examples:
+def decode_examples(body: bytes | memoryview, verb: str) -> Examples:
     """The ``examples`` of a body of ``verb`` (``classify`` or ``regress``), each with the ``context`` before it.
 
     Raises :class:`InvalidRequest` for anything wrong in the body.

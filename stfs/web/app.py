@@ -15,6 +15,7 @@ from stfs.web.access_log import AccessLog, logging_middleware, open_log
 from stfs.web.guard import guard
 from stfs.web.hot_shared import HotPath
 from stfs.web.key import CONTEXT
+from stfs.web.off_loop import OFF_LOOP, OffLoop
 
 log = logging.getLogger("stfs.web")
 
@@ -30,6 +31,12 @@ def make_app(context: Context, access_log: AccessLog | None = None) -> web.Appli
 
         app.on_cleanup.append(close_log)
     app[CONTEXT] = context
+    off_loop = app[OFF_LOOP] = OffLoop()
+
+    async def end_threads(_: web.Application) -> None:
+        off_loop.close()
+
+    app.on_cleanup.append(end_threads)
     app[metrics.REGISTRY] = metrics.make_registry(context)
     if context.config.metrics_path:
         app.add_routes([web.get(context.config.metrics_path, metrics_tfserving.metrics)])
@@ -66,7 +73,7 @@ def make_runner(context: Context) -> web.AppRunner:
     if (problem := hot.fits()) is not None:
         log.info("requests take aiohttp's own path, and not the hot one: %s", problem)
         return web.AppRunner(app, **options)
-    return hot.HotRunner(app, HotPath(context, access_log), **options)
+    return hot.HotRunner(app, HotPath(context, access_log, app[OFF_LOOP]), **options)
 
 
 def _aiohttp_log() -> logging.Logger:

@@ -24,7 +24,7 @@ _BITE_BYTES = 512
 _GZIP_LEVEL = 1  # numbers as text: higher levels take several times as long for a few per cent
 
 
-def decompress(coding: str, body: bytes, limit_bytes: int) -> bytes:
+def decompress(coding: str, body: bytes | memoryview, limit_bytes: int) -> bytes | memoryview:
     """What was compressed with ``coding``, at most ``limit_bytes`` of it.
 
     Raises :class:`UnsupportedEncoding`, :class:`TooLarge` before more than that has been made, and
@@ -65,7 +65,7 @@ def choose(accept: str) -> str | None:
     return best if liked[best] > 0 and liked[best] >= weights.get("identity", 0.0) else None
 
 
-def _inflate(name: str, body: bytes, limit_bytes: int) -> bytes:
+def _inflate(name: str, body: bytes | memoryview, limit_bytes: int) -> bytes:
     # "deflate" is the zlib format; some clients send the bare stream all the same.
     bare = name == "deflate" and not _is_zlib(body)
     stream = zlib.decompressobj(-zlib.MAX_WBITS if bare else zlib.MAX_WBITS | (0 if name == "deflate" else 16))
@@ -78,12 +78,12 @@ def _inflate(name: str, body: bytes, limit_bytes: int) -> bytes:
     return plain
 
 
-def _is_zlib(body: bytes) -> bool:
+def _is_zlib(body: bytes | memoryview) -> bool:
     """RFC 1950: the method is 8 and the first two bytes are a multiple of 31."""
     return len(body) >= 2 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
 
 
-def _unzstd(body: bytes, limit_bytes: int) -> bytes:
+def _unzstd(body: bytes | memoryview, limit_bytes: int) -> bytes:
     # Frames need not say how large their content is, and only this interface tells whether a frame has ended. It has
     # no bound on what one call makes, but a block of 128 KiB takes 4 bytes at least: small bites bound it for us.
     stream = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()

@@ -24,7 +24,7 @@ from stfs.carry import record, snake_case, sooner
 from stfs.context import Lease
 from stfs.protocols.request import Payload
 from stfs.signature import Tensors
-from stfs.web import compression
+from stfs.web import compression, hot_large
 from stfs.web.access_log import CLIENT_CLOSED, Carried
 from stfs.web.hot_shared import HotPath, Logged, echoed, lines, logged
 from stfs.web.infer import error_parts
@@ -53,6 +53,7 @@ _PRIVATE = {
     "_next_keepalive_close_time",
     "_keepalive_handle",
     "_manager",
+    "_lingering_time",
     "_paused",
     "_reading_paused",
     "_buffer_paused",
@@ -139,6 +140,9 @@ class HotHandler(RequestHandler):
         head = self._hot.head
         while data and not self._close and not self._force_close:
             verdict = head.scan(data)
+            is_large = verdict == BODY_SHORT and head.total - head.body_at >= hot_large.LARGE_BYTES
+            if is_large and hot_large.begin(self, data, head):
+                return
             if verdict == OTHER or (verdict == BODY_SHORT and not self._is_candidate(head)):
                 self._stock = True
                 super().data_received(bytes(data))

@@ -24,6 +24,7 @@ from stfs.context import Context
 from stfs.protocols.request import Payload
 from stfs.web.access_log import AccessLog, Carried
 from stfs.web.infer import STFS, Dialect
+from stfs.web.off_loop import OffLoop
 from stfs.web.oip import OIP, V2_INFER
 from stfs.web.oip import dialect as oip_dialect
 from stfs.web.tfserving import PREDICT_PATH, dialect_of
@@ -38,12 +39,13 @@ ROUTES_KEPT = 1024
 class HotPath:
     """What the connections of one server share: routes, prepared pieces of answers, the scan's result. Loop thread."""
 
-    def __init__(self, context: Context, access_log: AccessLog | None = None) -> None:
+    def __init__(self, context: Context, access_log: AccessLog | None = None, off_loop: OffLoop | None = None) -> None:
         from stfs.web._headscan import Head  # here, so that this module can be imported where it is not compiled
 
         config = context.config
         self.context = context
         self.access_log = access_log
+        self.off_loop = off_loop or OffLoop()
         self.head = Head()
         self.limit_bytes = config.max_request_bytes
         self.timeout_s = config.request_timeout_s

@@ -32,12 +32,15 @@ from stfs.signature import Signature, Tensors
 from stfs.web import compression
 from stfs.web.access_log import CARRIED, Carried
 from stfs.web.key import CONTEXT
+from stfs.web.off_loop import OFF_LOOP, OFF_LOOP_BYTES, is_large
 
 log = logging.getLogger("stfs.web")
 
 Encode = Callable[[Tensors], bytes | Payload]
 Decode = Callable[[Any, Lease], tuple[Signature, Tensors, Encode]]
 """From the body: ``bytes``, or for a dialect that ``looks`` also a ``memoryview``."""
+
+LATE_BODY = "the deadline passed before the body had arrived"
 
 COMPRESSIBLE = "application/json"
 """Raw tensors hardly become smaller, and trying would take longer than everything else."""
@@ -58,7 +61,7 @@ class Dialect:
     looks: bool = False
 
 
-def _decode_stfs(body: bytes, lease: Lease) -> tuple[Signature, Tensors, Encode]:
+def _decode_stfs(body: bytes | memoryview, lease: Lease) -> tuple[Signature, Tensors, Encode]:
     signature, inputs = stfs.decode(body, lease)
     return signature, inputs, stfs.encode
 
@@ -92,14 +95,20 @@ async def answer(
             deadline_s = deadline(context.config.request_timeout_s, _asked_timeout_ms(request), started_s)
             body = await read_body(request, context.config.max_request_bytes, deadline_s)
             decoding_s = time.monotonic()
-            signature, inputs, encode = dialect.decode(body, lease)
+            if len(body) < OFF_LOOP_BYTES:
+                signature, inputs, encode = dialect.decode(body, lease)
+            else:
+                signature, inputs, encode = await request.app[OFF_LOOP].decode(dialect.decode, body, lease)
             lease.decode_s = time.monotonic() - decoding_s
             if carried is not None:
                 carried.count(signature, inputs)
             deadline_s = sooner(deadline_s, lease, started_s)
             outputs = await infer(lease, signature, inputs, deadline_s, journey)
             encoding_s = time.monotonic()
-            payload = encode(outputs)
+            if is_large(outputs):
+                payload = await request.app[OFF_LOOP].start(encode, outputs)
+            else:
+                payload = encode(outputs)
             lease.encode_s = time.monotonic() - encoding_s
     except errors.RequestError as error:
         response = error_response(dialect, error, lease)
@@ -114,8 +123,8 @@ async def answer(
     return response
 
 
-async def read_body(request: web.Request, limit_bytes: int, deadline_s: float | None) -> bytes:
-    """The whole body, decompressed if it came compressed.
+async def read_body(request: web.Request, limit_bytes: int, deadline_s: float | None) -> bytes | memoryview:
+    """The whole body, decompressed if it came compressed; perhaps a view of memory that nobody writes to any more.
 
     Raises :class:`stfs.errors.TooLarge`, before reading where the length is announced;
     :class:`stfs.errors.DeadlineExceeded` if it does not arrive in time; :class:`stfs.errors.InvalidRequest` if its
@@ -125,11 +134,9 @@ async def read_body(request: web.Request, limit_bytes: int, deadline_s: float | 
         raise _too_large(limit_bytes)
     try:
         async with asyncio.timeout(None if deadline_s is None else deadline_s - time.monotonic()):
-            body = await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise _too_large(limit_bytes) from None
+            body = await _gather(request, limit_bytes)
     except TimeoutError:
-        raise errors.DeadlineExceeded("the deadline passed before the body had arrived") from None
+        raise errors.DeadlineExceeded(LATE_BODY) from None
     except web.RequestPayloadError as error:
         raise errors.InvalidRequest(f"the body is broken: {error}") from None
     coding = request.headers.get("Content-Encoding")
@@ -137,6 +144,16 @@ async def read_body(request: web.Request, limit_bytes: int, deadline_s: float | 
         return body
     # On a thread: a small body may become a large one, so its own size does not tell how long this takes.
     return await asyncio.get_running_loop().run_in_executor(None, compression.decompress, coding, body, limit_bytes)
+
+
+async def _gather(request: web.Request, limit_bytes: int) -> bytes | memoryview:
+    """The body as it came. ``Request.read`` would copy it once more when it is all here, which takes as long again."""
+    body = bytearray()
+    async for piece in request.content.iter_any():
+        body += piece
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+    return bytes(body) if len(body) < OFF_LOOP_BYTES else memoryview(body).toreadonly()
 
 
 def _too_large(limit_bytes: int) -> errors.TooLarge:

@@ -19,7 +19,7 @@ from stfs.web.infer import Dialect, Encode
 EXPLAIN_PATH = re.compile(r"/v1/models/[^/:]+:explain", re.IGNORECASE | re.ASCII)
 
 
-def _decode(body: bytes, lease: Lease) -> tuple[Signature, Tensors, Encode]:
+def _decode(body: bytes | memoryview, lease: Lease) -> tuple[Signature, Tensors, Encode]:
     signature, inputs = kserve1.decode(body, lease)
     return signature, inputs, kserve1.encode
 

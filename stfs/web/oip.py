@@ -194,7 +194,8 @@ async def _unload(request: web.Request, _: Lease, named: Mapping[str, str]) -> w
 
 async def _control(request: web.Request) -> dict[str, Any]:
     """The body of a request to the repository: a small JSON object, or nothing."""
-    body = await read_body(request, min(MAX_CONTROL_BYTES, request.app[CONTEXT].config.max_request_bytes), None)
+    limit_bytes = min(MAX_CONTROL_BYTES, request.app[CONTEXT].config.max_request_bytes)
+    body = bytes(await read_body(request, limit_bytes, None))
     if not body.strip():
         return {}
     try:

@@ -39,12 +39,12 @@ class _VersionTooLargeError(Exception):
     """No such number; TensorFlow Serving's answer to it has an empty body."""
 
 
-def _decode_predict(body: bytes, lease: Lease) -> tuple[Signature, Tensors, Encode]:
+def _decode_predict(body: bytes | memoryview, lease: Lease) -> tuple[Signature, Tensors, Encode]:
     signature, inputs, rows = tfserving.decode_predict(body, lease)
     return signature, inputs, lambda outputs: tfserving.encode_predict(outputs, rows=rows)
 
 
-def _decode_classify(body: bytes, lease: Lease) -> tuple[Signature, Tensors, Encode]:
+def _decode_classify(body: bytes | memoryview, lease: Lease) -> tuple[Signature, Tensors, Encode]:
     examples = tfserving_examples.decode_examples(body, "classify")
     signature = tfserving_results.classify_signature(lease, examples.signature_name)
     rows = len(examples.serialized)
@@ -52,7 +52,7 @@ def _decode_classify(body: bytes, lease: Lease) -> tuple[Signature, Tensors, Enc
     return signature, inputs, lambda outputs: tfserving_results.encode_classifications(outputs, rows)
 
 
-def _decode_regress(body: bytes, lease: Lease) -> tuple[Signature, Tensors, Encode]:
+def _decode_regress(body: bytes | memoryview, lease: Lease) -> tuple[Signature, Tensors, Encode]:
     examples = tfserving_examples.decode_examples(body, "regress")
     signature = tfserving_results.regress_signature(lease, examples.signature_name)
     rows = len(examples.serialized)

@@ -1,0 +1,251 @@
+"""The hot path's large requests: received into their last buffer, read and answered with the help of threads.
+
+When a head announces a large body (:data:`LARGE_BYTES`), the connection's transport is given a protocol of its own for
+as long as the body takes (:class:`LargeRequest`), into whose buffer the kernel's bytes are copied once. Bytes behind
+the body go to the connection's handler again. A body of ``off_loop.OFF_LOOP_BYTES`` is read on a thread, smaller ones
+on the loop.
+
+Must not live here: what makes a request one for the hot path (``hot_shared``), what happens on threads (``off_loop``).
+All of it runs on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stfs import errors
+from stfs.carry import sooner
+from stfs.context import Lease
+from stfs.protocols.request import Payload
+from stfs.signature import Signature, Tensors
+from stfs.web import compression
+from stfs.web.access_log import CLIENT_CLOSED, Carried
+from stfs.web.hot_shared import echoed, lines, logged
+from stfs.web.infer import LATE_BODY, Encode, error_parts
+from stfs.web.off_loop import OFF_LOOP_BYTES, AwayLease, is_large
+
+if TYPE_CHECKING:
+    from stfs.web._headscan import Head
+    from stfs.web.hot import HotHandler
+
+log = logging.getLogger("stfs.web")
+
+LARGE_BYTES = 1 << 16
+"""Bodies of this size and over are received here. What the loop reads at once is a quarter of a megabyte."""
+
+_SCRATCH_BYTES = 1 << 16
+
+Decoded = tuple[Signature, Tensors, Encode]
+
+
+def begin(handler: HotHandler, data: bytes | bytearray, head: Head) -> bool:
+    """Take over the request that ``data`` begins with, whose head is whole and whose body is not.
+
+    ``False``, with nothing done, if it is not for here: then it is received as any other.
+    """
+    route = handler._hot.takes(head)
+    transport = handler.transport
+    if route is None or transport is None or not handler._stock_is_idle():
+        return False
+    try:
+        # Not zeroed: pages that nothing is written to are not there, however much a client announces.
+        body = np.empty(head.total - head.body_at, np.uint8)
+        request = LargeRequest(handler, body.data, transport)
+        transport.set_protocol(request)
+    except (MemoryError, NotImplementedError):
+        return False
+    handler._dialect, name, version = route
+    handler._accept = head.accept_encoding
+    handler._echo = echoed(head)
+    handler._started_s = time.monotonic()
+    handler._lease = lease = Lease(handler._hot.context, name, version)
+    if handler._hot.access_log is not None:
+        peer = transport.get_extra_info("peername")
+        handler._logged = logged(head, peer, Carried(handler._dialect.name, lease))
+    request.go(memoryview(data)[head.body_at :])
+    return True
+
+
+class LargeRequest(asyncio.BufferedProtocol):
+    """One request: the transport's protocol until its body is here, then the handler's ticket until it is submitted.
+
+    While it receives, the handler sees none of the connection's bytes, and is told of all else. A request that is still
+    arriving is no reason to wait at the server's end, and one that stops arriving is an idle connection.
+    """
+
+    def __init__(self, handler: HotHandler, body: memoryview, transport: asyncio.Transport) -> None:
+        self._handler = handler
+        self._transport = transport
+        self._body: memoryview | None = body  # None once it has come too late: then the rest goes nowhere
+        self._free = body
+        self._left = len(body)
+        self._away: AwayLease | None = None
+        self._job: asyncio.Future[Decoded] | asyncio.Future[bytes | Payload] | None = None
+        self._cancelled = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- its body arrives
+
+    def go(self, start: memoryview) -> None:
+        """Begin with what has come in one piece with the head."""
+        timeout_s = self._handler._hot.timeout_s
+        if timeout_s:
+            self._timer = self._handler._loop.call_later(timeout_s, self._late)
+        self._free[: len(start)] = start
+        self._got(len(start))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The place for the next bytes; never more than the body has."""
+        return self._free[: self._left]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes have come."""
+        handler = self._handler
+        if handler._force_close or handler._close:
+            return  # as aiohttp does: the connection is about to be closed
+        self._got(nbytes)
+        if not self._left:
+            self._arrived()
+
+    def _got(self, nbytes: int) -> None:
+        handler = self._handler
+        handler._next_keepalive_close_time = handler._loop.time() + handler._keepalive_timeout
+        self._left -= nbytes
+        if self._body is not None:
+            self._free = self._free[nbytes:]
+
+    def _late(self) -> None:
+        """The deadline passes before the body is here: say so, and read on for a while for the client's sake."""
+        handler = self._handler
+        self._body = None
+        self._free = memoryview(bytearray(_SCRATCH_BYTES))
+        self._timer = handler._loop.call_later(handler._lingering_time, handler.force_close)
+        self._count()
+        handler._answer(None, errors.DeadlineExceeded(LATE_BODY))
+
+    def _arrived(self) -> None:
+        handler, body = self._handler, self._body
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport.set_protocol(handler)
+        if body is None:
+            handler._go_on()
+            return
+        self._body, self._free = None, memoryview(b"")
+        handler._request_in_progress = True
+        self._count()
+        decode, lease = handler._dialect.decode, handler._lease
+        readable = body.toreadonly()
+        self._decoding_s = time.monotonic()
+        if len(readable) < OFF_LOOP_BYTES:
+            self._submit(partial(decode, readable, lease))
+        else:
+            self._away = AwayLease(lease, handler._loop)
+            self._job = job = handler._hot.off_loop.start(decode, readable, self._away)
+            handler._ticket = self
+            job.add_done_callback(self._read)
+
+    def _count(self) -> None:
+        assert self._handler._manager is not None
+        self._handler._manager.requests_count += 1
+
+    def eof_received(self) -> None:
+        """The client sends no more: the connection is closed."""
+        self._handler.eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client went before its body was here."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._body is not None:
+            self._handler._end("cancelled", CLIENT_CLOSED)
+        self._body, self._free = None, memoryview(b"")
+        self._handler.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """See ``HotHandler``."""
+        self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        """See ``HotHandler``."""
+        self._handler.resume_writing()
+
+    # --- its body is here
+
+    def cancel(self) -> None:
+        """What a thread is at work on is not wanted any more; nothing is answered."""
+        self._cancelled = True  # the thread may be done, and its callback on its way
+        if self._away is not None:
+            self._away.withdraw()
+        if self._job is not None:
+            self._job.cancel()
+
+    def _read(self, job: asyncio.Future[Decoded]) -> None:
+        if not self._cancelled:
+            self._submit(job.result)
+            self._handler._go_on()
+
+    def _submit(self, decoded: Callable[[], Decoded]) -> None:
+        handler = self._handler
+        lease = handler._lease
+        try:
+            signature, inputs, handler._encode = decoded()
+            lease.decode_s = time.monotonic() - self._decoding_s
+            model = lease.model
+            assert model is not None, "a decoded request holds its model"
+            if handler._logged is not None:
+                handler._logged.carried.count(signature, inputs)
+            timeout_s = handler._hot.timeout_s
+            deadline_s = sooner(handler._started_s + timeout_s if timeout_s else None, lease, handler._started_s)
+            handler._ticket = model.submit(signature, inputs, self._reply, deadline_s)
+        except errors.RequestError as error:
+            handler._answer(None, error)
+        except Exception as error:
+            log.exception("a request of dialect %s failed", handler._dialect.name)
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Answer what nobody has foreseen, as :func:`stfs.carry.counted` has it."""
+        handler = self._handler
+        failure = errors.ModelFailed(f"{type(error).__name__}: {error}")
+        status, body, headers = error_parts(handler._dialect, failure, handler._lease)
+        handler._write("internal", status, body, lines(headers) + handler._echo)
+
+    def _reply(self, outputs: Tensors | None, error: errors.RequestError | None) -> None:
+        """The batcher's answer."""
+        handler = self._handler
+        if outputs is None or not is_large(outputs):
+            handler._reply(outputs, error)
+            return
+        self._encoding_s = time.monotonic()
+        self._job = job = handler._hot.off_loop.start(handler._encode, outputs)
+        handler._ticket = self
+        job.add_done_callback(self._written)
+
+    def _written(self, job: asyncio.Future[bytes | Payload]) -> None:
+        if self._cancelled:
+            return
+        handler = self._handler
+        try:
+            made = job.result()
+        except errors.RequestError as error:
+            handler._answer(None, error)
+        except Exception as error:
+            log.exception("an answer could not be encoded for %s", handler._dialect.name)
+            self._fail(error)
+        else:
+            handler._lease.encode_s = time.monotonic() - self._encoding_s
+            payload = made if isinstance(made, Payload) else Payload(made)
+            is_worth_it = len(payload.body) > handler._hot.compress_over_bytes
+            if is_worth_it and payload.content_type == compression.COMPRESSIBLE:
+                handler._answer_large(payload)
+            else:
+                handler._write("ok", 200, payload, handler._echo)
+        handler._go_on()

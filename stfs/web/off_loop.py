@@ -1,0 +1,127 @@
+"""Work on large requests away from the event loop: reading bodies and writing answers, on a few threads of its own.
+
+Owns the threads, what counts as large, and how a decoder on a thread gets hold of a model, which only the loop's thread
+may do. The C++ reader and writer let the interpreter lock go over large arrays of numbers, so several bodies are read
+at once on several cores, and small requests go by meanwhile. Must not live here: how bodies arrive (``hot_large``,
+``infer``), what stands in them (``protocols``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from stfs.context import Lease
+from stfs.lifecycle.registry import Handle
+from stfs.model import Model
+from stfs.signature import Signature, Tensors
+
+OFF_LOOP_BYTES = 1 << 18
+"""Bodies of this size and over are read on a thread. Below, going there and back would cost as much as the reading."""
+
+OFF_LOOP_ELEMENTS = 1 << 16
+"""Answers of so many elements and over are written on a thread."""
+
+MAX_THREADS = 8
+
+T = TypeVar("T")
+
+
+class WithdrawnError(Exception):
+    """Ends a decoder whose request is no longer wanted. Nobody is told."""
+
+
+class AwayLease(Lease):
+    """A request's lease as its decoder sees it on a thread: what it acquires is acquired on the loop.
+
+    The lease itself stays with the loop, which releases it as ever. After :meth:`withdraw` it acquires nothing.
+    """
+
+    __slots__ = ("_lease", "_loop", "_withdrawn")
+
+    def __init__(self, lease: Lease, loop: asyncio.AbstractEventLoop) -> None:  # it holds nothing of its own
+        self._lease = lease
+        self._loop = loop
+        self._withdrawn = False
+
+    def withdraw(self) -> None:
+        """Nobody waits for the request any more. Loop thread, before the lease is released for the last time."""
+        self._withdrawn = True
+
+    def __call__(self, model_name: str | None, version: int | None, signature_name: str | None) -> Signature:
+        """As :meth:`Lease.__call__`, from a thread: waits for the loop. Raises :class:`WithdrawnError`."""
+        found: concurrent.futures.Future[Signature] = concurrent.futures.Future()
+
+        def acquire() -> None:
+            try:
+                if self._withdrawn:
+                    raise WithdrawnError
+                found.set_result(self._lease(model_name, version, signature_name))
+            except Exception as error:
+                found.set_exception(error)
+
+        self._loop.call_soon_threadsafe(acquire)
+        while True:
+            try:
+                return found.result(timeout=1.0)
+            except concurrent.futures.TimeoutError:
+                if self._loop.is_closed():  # it ended with this call still to come
+                    raise WithdrawnError from None
+
+    @property
+    def served(self) -> Handle[Model] | None:  # type: ignore[override]
+        """What the lease held last."""
+        return self._lease.served
+
+    @property
+    def timeout_s(self) -> float | None:
+        """See :class:`Lease`."""
+        return self._lease.timeout_s
+
+    @timeout_s.setter
+    def timeout_s(self, value: float | None) -> None:
+        self._lease.timeout_s = value
+
+
+class OffLoop:
+    """The threads for large bodies and answers, as many as there are cores: no more of them are worked on at once.
+
+    They start with the first work. Every method is for the event loop's thread.
+    """
+
+    def __init__(self) -> None:
+        self._threads: concurrent.futures.ThreadPoolExecutor | None = None
+
+    def start(self, work: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        """``work`` of these arguments on a thread. A cancelled future does not begin, or drops what it comes to."""
+        if self._threads is None:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            self._threads = concurrent.futures.ThreadPoolExecutor(min(cores, MAX_THREADS), "stfs-large")
+        return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+    async def decode(self, decode: Callable[[Any, Lease], T], body: bytes | memoryview, lease: Lease) -> T:
+        """What ``decode`` makes of ``body``, or raises. If this is cancelled, ``lease`` may be released at once."""
+        away = AwayLease(lease, asyncio.get_running_loop())
+        try:
+            return await self.start(decode, body, away)
+        finally:
+            away.withdraw()
+
+    def close(self) -> None:
+        """Let the threads end when what they are at work on is done."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+OFF_LOOP = web.AppKey("off_loop", OffLoop)
+"""Under which key the application holds its threads."""
+
+
+def is_large(outputs: Tensors) -> bool:
+    """Whether an answer is worth a thread."""
+    return sum(array.size for array in outputs.values()) >= OFF_LOOP_ELEMENTS
