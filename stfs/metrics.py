@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -38,6 +38,13 @@ class Histogram:
         """Count one observation."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def observe_all(self, counts: Sequence[int], total: float) -> None:
+        """Count many observations whose sum is ``total``: so many in each bucket."""
+        for bucket, count in enumerate(counts):
+            if count:
+                self.counts[bucket] += count
+        self.total += total
 
     def add(self, other: Histogram) -> None:
         """Take over the observations of another with the same bounds."""
@@ -110,7 +117,7 @@ class ModelStatistics:
         return sum(rows * runs.count for rows, runs in self.by_rows.items())
 
 
-class _Adder:
+class Adder:
     """A growing :class:`Sum`."""
 
     __slots__ = ("count", "seconds")
@@ -120,19 +127,29 @@ class _Adder:
         self.seconds = 0.0
 
     def observe(self, seconds: float) -> None:
+        """Count one observation."""
         self.count += 1
         self.seconds += seconds
 
-    def add(self, other: _Adder) -> None:
+    def observe_all(self, count: int, seconds: float) -> None:
+        """Count many observations by their sum."""
+        self.count += count
+        self.seconds += seconds
+
+    def add(self, other: Adder) -> None:
+        """Take over the observations of another."""
         self.count += other.count
         self.seconds += other.seconds
 
     def snapshot(self) -> Sum:
+        """The sum as it is now."""
         return Sum(self.count, self.seconds)
 
 
 @dataclass(slots=True)
-class _PerModel:
+class PerModel:
+    """What was recorded of one version of one model: it grows."""
+
     request_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     batch_rows: Histogram = field(default_factory=lambda: Histogram(tuple(float(r) for r in ROWS)))
     queue_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
@@ -140,14 +157,15 @@ class _PerModel:
     padded_rows: int = 0
     failed_batches: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
-    success: _Adder = field(default_factory=_Adder)
-    fail: _Adder = field(default_factory=_Adder)
-    decode: _Adder = field(default_factory=_Adder)
-    encode: _Adder = field(default_factory=_Adder)
-    by_rows: dict[int, _Adder] = field(default_factory=dict)
+    success: Adder = field(default_factory=Adder)
+    fail: Adder = field(default_factory=Adder)
+    decode: Adder = field(default_factory=Adder)
+    encode: Adder = field(default_factory=Adder)
+    by_rows: dict[int, Adder] = field(default_factory=dict)
     last_s: float = 0.0
 
-    def add(self, other: _PerModel) -> None:
+    def add(self, other: PerModel) -> None:
+        """Take over what another has recorded."""
         self.request_seconds.add(other.request_seconds)
         self.batch_rows.add(other.batch_rows)
         self.queue_seconds.add(other.queue_seconds)
@@ -164,14 +182,15 @@ class _PerModel:
             self.runs_of(rows).add(runs)
         self.last_s = max(self.last_s, other.last_s)
 
-    def runs_of(self, rows: int) -> _Adder:
+    def runs_of(self, rows: int) -> Adder:
         """The successful runs of so many rows; a batch has a bound, so there are not many of these."""
         runs = self.by_rows.get(rows)
         if runs is None:
-            runs = self.by_rows[rows] = _Adder()
+            runs = self.by_rows[rows] = Adder()
         return runs
 
     def statistics(self) -> ModelStatistics:
+        """The sums as they are now."""
         return ModelStatistics(
             success=self.success.snapshot(),
             fail=self.fail.snapshot(),
@@ -184,6 +203,14 @@ class _PerModel:
         )
 
 
+@dataclass(slots=True)
+class Recorded:
+    """What one process has recorded, to be added to what another has. See :meth:`Metrics.take`."""
+
+    requests: dict[tuple[str, str, str, str], int]
+    models: dict[ModelKey, PerModel]
+
+
 class Metrics:
     """The counters of one server. All methods are for the event-loop thread.
 
@@ -193,7 +220,7 @@ class Metrics:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._requests: dict[tuple[str, str, str, str], int] = {}
-        self._models: dict[ModelKey, _PerModel] = {}
+        self._models: dict[ModelKey, PerModel] = {}
 
     def record_request(
         self,
@@ -219,6 +246,30 @@ class Metrics:
             entry.encode.observe(encode_s)
         else:
             entry.fail.observe(seconds)
+
+    def record_answered(
+        self,
+        model: str,
+        version: str,
+        dialect: str,
+        buckets: Sequence[int],
+        seconds: float,
+        decode_s: float,
+        encode_s: float,
+    ) -> None:
+        """Many requests answered with outputs, as :meth:`record_request` with ``ok`` for each of them.
+
+        ``buckets`` holds how many of them took as long as each bucket of :data:`SECONDS` says, the rest last; the times
+        are sums.
+        """
+        count = sum(buckets)
+        key = (model, version, dialect, "ok")
+        self._requests[key] = self._requests.get(key, 0) + count
+        entry = self._model(model, version)
+        entry.request_seconds.observe_all(buckets, seconds)
+        entry.success.observe_all(count, seconds)
+        entry.decode.observe_all(count, decode_s)
+        entry.encode.observe_all(count, encode_s)
 
     def record_batch(
         self,
@@ -254,6 +305,19 @@ class Metrics:
             # Popped before the sum is read, since the two keys are one where the retired counts themselves retire.
             self._requests[kept] = self._requests.pop(key) + self._requests.get(kept, 0)
 
+    def take(self) -> Recorded:
+        """Everything recorded until now, which is forgotten here."""
+        taken = Recorded(self._requests, self._models)
+        self._requests, self._models = {}, {}
+        return taken
+
+    def absorb(self, recorded: Recorded) -> None:
+        """Add what another process has recorded."""
+        for key, count in recorded.requests.items():
+            self._requests[key] = self._requests.get(key, 0) + count
+        for (model, version), entry in recorded.models.items():
+            self._model(model, version).add(entry)
+
     def statistics(self, model: str, version: str) -> ModelStatistics:
         """What one version has done; all zero if nothing yet."""
         entry = self._models.get((model, version))
@@ -273,9 +337,9 @@ class Metrics:
             run_seconds={k: m.run_seconds.snapshot() for k, m in models.items()},
         )
 
-    def _model(self, model: str, version: str) -> _PerModel:
+    def _model(self, model: str, version: str) -> PerModel:
         key = (model, version)
         entry = self._models.get(key)
         if entry is None:
-            entry = self._models[key] = _PerModel()
+            entry = self._models[key] = PerModel()
         return entry
