@@ -2,8 +2,8 @@
 
 When a head announces a large body (:data:`LARGE_BYTES`), the connection's transport is given a protocol of its own for
 as long as the body takes (:class:`LargeRequest`), into whose buffer the kernel's bytes are copied once. Bytes behind
-the body go to the connection's handler again. A body of ``off_loop.OFF_LOOP_BYTES`` is read on a thread, smaller ones
-on the loop.
+the body go to the connection's handler again. What ``off_loop`` takes for large enough is read on a thread,
+the rest on the loop.
 
 Must not live here: what makes a request one for the hot path (``hot_shared``), what happens on threads (``off_loop``).
 All of it runs on the event loop's thread.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import mmap
 import time
 from collections.abc import Callable
 from functools import partial
@@ -29,7 +30,7 @@ from stfs.web import compression
 from stfs.web.access_log import CLIENT_CLOSED, Carried
 from stfs.web.hot_shared import echoed, lines, logged
 from stfs.web.infer import LATE_BODY, Encode, error_parts
-from stfs.web.off_loop import OFF_LOOP_BYTES, AwayLease, is_large
+from stfs.web.off_loop import AwayLease, is_for_thread, is_large
 
 if TYPE_CHECKING:
     from stfs.web._headscan import Head
@@ -55,11 +56,9 @@ def begin(handler: HotHandler, data: bytes | bytearray, head: Head) -> bool:
     if route is None or transport is None or not handler._stock_is_idle():
         return False
     try:
-        # Not zeroed: pages that nothing is written to are not there, however much a client announces.
-        body = np.empty(head.total - head.body_at, np.uint8)
-        request = LargeRequest(handler, body.data, transport)
+        request = LargeRequest(handler, _room(head.total - head.body_at), transport)
         transport.set_protocol(request)
-    except (MemoryError, NotImplementedError):
+    except (MemoryError, OSError, NotImplementedError):
         return False
     handler._dialect, name, version = route
     handler._accept = head.accept_encoding
@@ -71,6 +70,15 @@ def begin(handler: HotHandler, data: bytes | bytearray, head: Head) -> bool:
         handler._logged = logged(head, peer, Carried(handler._dialect.name, lease))
     request.go(memoryview(data)[head.body_at :])
     return True
+
+
+def _room(size_bytes: int) -> memoryview:
+    """Memory that is not there until something is written to it, however much a client announces.
+
+    numpy asks the kernel for pages of 2 MB for arrays of 4 MiB and over, and one byte would cost as much; below that, it
+    gets memory that has been used before, whose pages need not be made anew.
+    """
+    return memoryview(mmap.mmap(-1, size_bytes)) if size_bytes >= 1 << 22 else np.empty(size_bytes, np.uint8).data
 
 
 class LargeRequest(asyncio.BufferedProtocol):
@@ -144,13 +152,14 @@ class LargeRequest(asyncio.BufferedProtocol):
         decode, lease = handler._dialect.decode, handler._lease
         readable = body.toreadonly()
         self._decoding_s = time.monotonic()
-        if len(readable) < OFF_LOOP_BYTES:
-            self._submit(partial(decode, readable, lease))
-        else:
+        if is_for_thread(len(readable), handler._dialect.looks):
             self._away = AwayLease(lease, handler._loop)
             self._job = job = handler._hot.off_loop.start(decode, readable, self._away)
             handler._ticket = self
             job.add_done_callback(self._read)
+        else:
+            self._submit(partial(decode, readable, lease))
+            handler._go_on()
 
     def _count(self) -> None:
         assert self._handler._manager is not None

@@ -32,7 +32,7 @@ from stfs.signature import Signature, Tensors
 from stfs.web import compression
 from stfs.web.access_log import CARRIED, Carried
 from stfs.web.key import CONTEXT
-from stfs.web.off_loop import OFF_LOOP, OFF_LOOP_BYTES, is_large
+from stfs.web.off_loop import OFF_LOOP, OFF_LOOP_BYTES, is_for_thread, is_large
 
 log = logging.getLogger("stfs.web")
 
@@ -95,10 +95,10 @@ async def answer(
             deadline_s = deadline(context.config.request_timeout_s, _asked_timeout_ms(request), started_s)
             body = await read_body(request, context.config.max_request_bytes, deadline_s)
             decoding_s = time.monotonic()
-            if len(body) < OFF_LOOP_BYTES:
-                signature, inputs, encode = dialect.decode(body, lease)
-            else:
+            if is_for_thread(len(body), dialect.looks):
                 signature, inputs, encode = await request.app[OFF_LOOP].decode(dialect.decode, body, lease)
+            else:
+                signature, inputs, encode = dialect.decode(body, lease)
             lease.decode_s = time.monotonic() - decoding_s
             if carried is not None:
                 carried.count(signature, inputs)
