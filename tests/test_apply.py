@@ -173,6 +173,8 @@ def test_labels_of_a_config_file(tmp_path):
     file = tmp_path / "models.json"
     file.write_text(json.dumps({"model_config_list": [entry]}))
     with running(f"--model_config_file={file}") as server:
+        # It serves as soon as one of the versions does.
+        asyncio.run(until(lambda: server.get("/v1/models/m").body.count(b'"AVAILABLE"') == 2))
         answer = server.post("/v1/models/m/labels/old:predict", {"instances": [[1.0] * 3]})
         assert answer.status == 200, answer.body
         assert server.get("/v1/models/m/labels/old").json["model_version_status"][0]["version"] == "1"

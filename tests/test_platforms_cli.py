@@ -24,6 +24,8 @@ from stfs.commands import platforms as command
 from stfs.errors import ConfigError, SetupError
 from stfs.platforms import beside, catalog
 
+pytestmark = pytest.mark.slow  # starts processes
+
 needs_pip_beside = pytest.mark.skipif(sys.platform != "linux", reason="the wheels beside the server are for Linux")
 
 

@@ -14,6 +14,8 @@ from rpc_calls import PREDICT, call, outputs_of, predict_bytes, refused
 from running import environment
 from simple_models import write_linear
 
+pytestmark = pytest.mark.slow  # starts servers
+
 ROW = [[1.0, 2.0, 3.0]]
 X = np.array(ROW, np.float32)
 

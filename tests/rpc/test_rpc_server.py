@@ -19,6 +19,8 @@ from simple_models import write_linear, write_many
 
 from stfs.protocols import wire
 
+pytestmark = pytest.mark.slow  # starts servers
+
 X = np.array([[1.0, 2.0, 3.0]], np.float32)
 ASK = predict_bytes("linear", x=X)
 Code = grpc.StatusCode

@@ -16,6 +16,8 @@ from stfs.context import Lease
 from stfs.web import access_log
 from stfs.web.access_log import AccessLog, Carried
 
+pytestmark = pytest.mark.slow  # starts servers
+
 PATHS = pytest.mark.parametrize("hot_path", ["auto", "off"])
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

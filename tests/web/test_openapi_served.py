@@ -14,6 +14,8 @@ from simple_models import write_linear, write_many
 
 from stfs.web import openapi
 
+pytestmark = pytest.mark.slow  # starts servers
+
 ALTERNATIVES = ("/v1/models/linear/versions/1:predict", "/v2/models/linear/versions/1/infer")
 
 

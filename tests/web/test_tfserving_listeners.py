@@ -11,6 +11,8 @@ import pytest
 from running import Running, running
 from simple_models import write_linear, write_many
 
+pytestmark = pytest.mark.slow  # starts servers
+
 ROW, DOUBLE = [1.0, 2.0, 3.0], [2.0, 4.0, 6.0]
 
 AVAILABLE = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
