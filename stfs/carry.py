@@ -6,9 +6,6 @@ Must not live here: how bytes become tensors (``protocols``), how bytes travel (
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import hmac
 import logging
 import math
 import re
@@ -17,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from stfs.batcher.queue import Journey as Journey  # for the rooms that carry, which know no batcher
-from stfs.config import ServerConfig
 from stfs.context import Context, Lease
 from stfs.errors import InvalidRequest, ModelFailed, RequestError, Unavailable
 from stfs.signature import Signature, Tensors
@@ -128,23 +124,6 @@ def echoed(headers: Mapping[str, str]) -> dict[str, str]:
         for name in ECHOED
         if (value := headers.get(name)) is not None and len(value) <= MAX_ECHOED_CHARACTERS and value.isascii()
     }
-
-
-def credentials_fit(config: ServerConfig, authorization: str | None) -> bool:
-    """Whether an ``Authorization`` header holds the configured name and password (RFC 7617, in UTF-8).
-
-    Both are compared in full and in constant time, so that neither a wrong name nor a near miss answers sooner.
-    """
-    scheme, _, encoded = (authorization or "").partition(" ")
-    if scheme.lower() != "basic":
-        return False
-    try:
-        name, colon, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
-    except (binascii.Error, ValueError):
-        return False
-    name_fits = hmac.compare_digest(name, config.auth_username.encode())
-    password_fits = hmac.compare_digest(password, config.auth_password.encode())
-    return bool(colon) and name_fits and password_fits
 
 
 def snake_case(name: str) -> str:

@@ -7,10 +7,11 @@ module is imported.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -72,7 +73,8 @@ class ServerConfig:
     said of both. ``metrics_path`` is where metrics have TensorFlow Serving's names, empty for nowhere. With
     ``wait_for_models`` a model that is not there yet is waited for at the start; ``load_retry_interval_s`` is the time
     between two tries to load one, ``None``: growing. ``label_rule`` says which labels may stand for versions that are
-    not available: any, those that are new, or none (``available``).
+    not available: any, those that are new, or none (``available``). ``auth_by_password`` lets in who shows
+    ``auth_username`` and ``auth_password``; others are in ``auth_users_file``.
     """
 
     models: tuple[ModelConfig, ...]
@@ -93,7 +95,13 @@ class ServerConfig:
     enable_auth: bool = False
     auth_username: str = "admin"
     auth_password: str = "admin"
+    auth_by_password: bool = True
+    auth_users_file: Path | None = None
+    auth_failures_per_minute: int = 30
+    ssl_client_ca: Path | None = None
+    ssl_client_verify: str = "required"
     enable_cors: bool = True
+    cors_origins: tuple[str, ...] = ()
     log_level: str = "info"
     workers: int = 1
     hot_path: bool = True
@@ -147,9 +155,11 @@ def load(
     if file_name := said.get("model_config_file"):
         from_file, entries = _read_file(Path(file_name))
         models = _models(entries, options | from_file, said, file_name)
-        return _server(options | from_file | said, models)
+        said = from_file | said
+        return _server(options | said, models, _auth(options | said, said))
     options |= said
-    return _server(options, (_model(options, ""),))
+    return _server(options, (_model(options, ""),), _auth(options, said))
+
 
 
 def _parse(option: Option, value: Any, source: str) -> Any:
@@ -250,7 +260,46 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
     )
 
 
-def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> ServerConfig:
+def _auth(options: Mapping[str, Any], said: Container[str]) -> dict[str, Any]:
+    """The part of :class:`ServerConfig` that says who is let in; ``said`` are the options that are no defaults.
+
+    A password that everybody knows guards nothing, so a server that others can reach is refused it, unless it has been
+    said by name.
+    """
+    users_file = options["auth_users_file"]
+    is_on = options["enable_auth"] or users_file is not None
+    is_said = "auth_password" in said
+    if users_file is not None and "auth_username" in said and not is_said:
+        raise ConfigError("--auth_username: give its password too, by --auth_password, or leave it to the users' file")
+    if is_on and users_file is None and not (is_said or options["allow_default_password"]):
+        host = options["host"]
+        if not _is_this_machine(host):
+            raise ConfigError(
+                f"--enable_auth with the default password, which everybody knows, on {host or 'every address'}: choose "
+                "one by --auth_password, or users by --auth_users_file, or listen on this machine only by "
+                "--host=127.0.0.1 (or accept it by --allow_default_password)"
+            )
+    return {
+        "enable_auth": is_on,
+        "auth_username": options["auth_username"],
+        "auth_password": options["auth_password"],
+        "auth_by_password": is_said or users_file is None,
+        "auth_users_file": users_file,
+        "auth_failures_per_minute": options["auth_failures_per_minute"],
+    }
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether only this machine reaches a server that listens there, as far as can be told without looking it up."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...], auth: Mapping[str, Any]) -> ServerConfig:
+    if options["ssl_client_ca"] is not None and not options["enable_ssl"]:
+        raise ConfigError("--ssl_client_ca: certificates are shown over TLS only: add --enable_ssl")
     return ServerConfig(
         models=models,
         host=options["host"],
@@ -263,10 +312,11 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...]) -> Serv
         enable_ssl=options["enable_ssl"],
         secret_pem=Path(options["secret_pem"]),
         secret_key=Path(options["secret_key"]),
-        enable_auth=options["enable_auth"],
-        auth_username=options["auth_username"],
-        auth_password=options["auth_password"],
+        **auth,
+        ssl_client_ca=options["ssl_client_ca"],
+        ssl_client_verify=options["ssl_client_verify"],
         enable_cors=options["enable_cors"],
+        cors_origins=options["cors_origins"],
         log_level="debug" if options["debug"] else options["log_level"],
         workers=options["workers"],
         hot_path=options["hot_path"] != "off",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from stfs.access.door import Door
 from stfs.config import ModelConfig, ServerConfig
 from stfs.lifecycle.manager import Manager
 from stfs.lifecycle.registry import Handle, Registry
@@ -18,7 +19,8 @@ from stfs.signature import Signature
 class Context:
     """The parts of a running server that a handler may use. ``ready`` is false while it is stopping.
 
-    ``models`` gives what is served now, in the configuration's order; ``apply`` changes it (``stfs.server``).
+    ``models`` gives what is served now, in the configuration's order; ``apply`` changes it (``stfs.server``). ``door``
+    is who is let in; ``None`` if everybody is.
     """
 
     config: ServerConfig
@@ -29,6 +31,11 @@ class Context:
     models: Callable[[], tuple[ModelConfig, ...]]
     apply: Callable[[Sequence[ModelConfig]], Awaitable[Mapping[str, str]]]
     repository: Repository
+    door: Door | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.enable_auth and self.door is None:
+            raise ValueError("a server that asks for credentials needs a door to look at them")
 
     def default_model(self) -> str:
         """``default``, as in the seed; the only model's name if there is just one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,12 +101,30 @@ def _labels(text: str) -> dict[str, int]:
     return labels
 
 
+def _file_if_any(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
 def _paths(text: str) -> tuple[Path, ...]:
     return tuple(Path(part) for part in text.split(",") if part)
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = _words(text)
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                f"{origin[:60]!r} is no origin: expected SCHEME://HOST or SCHEME://HOST:PORT in lower case, "
+                "without a path or a slash at the end"
+            )
+    return tuple(dict.fromkeys(origins))
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -227,10 +246,40 @@ OPTIONS: tuple[Option, ...] = (
     Option("enable_auth", _boolean, "false", "ask for a user name and password", _SECURITY),
     Option("auth_username", _user_name, "admin", "the user name", _SECURITY),
     Option("auth_password", str, "admin", "the password", _SECURITY),
-    Option("enable_ssl", _boolean, "false", "serve HTTPS", _SECURITY),
+    Option(
+        "allow_default_password",
+        _boolean,
+        "false",
+        "listen on more than this machine though nobody has chosen a password",
+        _SECURITY,
+    ),
+    Option(
+        "auth_users_file",
+        _file_if_any,
+        "",
+        "file of users, passwords and tokens (stfs user); implies enable_auth, looked at again when it changes",
+        _SECURITY,
+    ),
+    Option(
+        "auth_failures_per_minute",
+        _count,
+        "30",
+        "wrong credentials that an address may send a minute before it gets 429; 0: any number",
+        _SECURITY,
+    ),
+    Option("enable_ssl", _boolean, "false", "serve HTTPS, and gRPC over TLS", _SECURITY),
     Option("secret_pem", str, "secret.pem", "certificate file", _SECURITY),
     Option("secret_key", str, "secret.key", "private key file", _SECURITY),
+    Option("ssl_client_ca", _file_if_any, "", "let in only clients with a certificate of these authorities", _SECURITY),
+    Option(
+        "ssl_client_verify",
+        _choice("required", "optional"),
+        "required",
+        "optional: over HTTPS, clients may also show no certificate",
+        _SECURITY,
+    ),
     Option("enable_cors", _boolean, "true", "let pages of other origins call the API", _SECURITY),
+    Option("cors_origins", _origins, "", "only pages of these origins, such as https://a,https://b", _SECURITY),
     Option("reload_models", _boolean, "true", "watch for new and removed versions", _LIFECYCLE),
     Option("model_poll_interval_s", _duration, "1", "seconds between two looks at the model's folder", _LIFECYCLE),
     Option("max_load_retries", _count, "5", "times to try again to load a version that failed", _LIFECYCLE),

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from stfs.access.door import make_door
+from stfs.access.tls import ServerTls, make_tls
 from stfs.config import ModelConfig, ServerConfig
 from stfs.context import Context
 from stfs.errors import ConfigError, SetupError
@@ -45,6 +46,7 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
+        self._door = make_door(config)
         self.metrics = Metrics()
         self.registry: Registry[Model] = Registry()
         self._loader = ModelLoader(self.metrics, replay)
@@ -68,6 +70,7 @@ class Server:
             lambda: self.models,
             self.apply,
             Repository(lambda: self.models, self.apply, self.manager, explicit=config.model_control == "explicit"),
+            self._door,
         )
         self._ready = False
         self._applying = asyncio.Lock()
@@ -75,6 +78,7 @@ class Server:
         self._runner: web.AppRunner | None = None
         self._socket: socket.socket | None = None
         self._rpc: RpcServer | None = None
+        self._following: list[asyncio.Task[None]] = []
 
     def _on_change(self, name: str, version: int, state: State, _: str) -> None:
         self._changed.set()
@@ -105,7 +109,7 @@ class Server:
 
     async def start(self) -> None:
         """Bind, load, serve. Raises :class:`SetupError`, with nothing left open, if any model cannot be served."""
-        tls = _tls(self.config)
+        tls = make_tls(self.config)
         self._check_labels(self.models, ())
         if self.config.http:
             self._socket = _bind(self.config.host, self.config.port)
@@ -115,7 +119,7 @@ class Server:
                 # It holds the port while the models load; gRPC makes a socket of its own.
                 rpc_socket = _bind(self.config.host, self.config.grpc_port, "grpc_port")
             if self.config.grpc_port is not None or self.config.grpc_socket_path is not None:
-                self._rpc = _rpc_server(self.context, rpc_socket)
+                self._rpc = _rpc_server(self.context, rpc_socket, tls)
             with _told_once():
                 failures = await self.manager.start(_spec(model) for model in self.models)
                 if failures and not self.config.wait_for_models:
@@ -126,7 +130,9 @@ class Server:
                 self._runner = make_runner(self.context)
                 await self._runner.setup()
                 _listen(self._socket, self.config)
-                await web.SockSite(self._runner, self._socket, ssl_context=tls, backlog=BACKLOG).start()
+                await web.SockSite(
+                    self._runner, self._socket, ssl_context=None if tls is None else tls.context, backlog=BACKLOG
+                ).start()
             if rpc_socket is not None:
                 rpc_socket.close()
             if self._rpc is not None:
@@ -138,7 +144,13 @@ class Server:
         finally:
             if rpc_socket is not None:
                 rpc_socket.close()
+        self._follow_files(tls)
         self._tell_ready(True)
+
+    def _follow_files(self, tls: ServerTls | None) -> None:
+        """Certificates and users change without a restart."""
+        followed = [part.followed for part in (tls, self._door) if part is not None and part.followed is not None]
+        self._following = [asyncio.create_task(one.follow()) for one in followed]
 
     async def _wait_for_models(self) -> None:
         """Return when every model serves. Raises :class:`SetupError` when one has failed for good.
@@ -220,6 +232,10 @@ class Server:
 
     async def free(self) -> None:
         """Close the models. Waits for runs and loads under way, however long they take: the caller bounds it."""
+        for task in self._following:
+            task.cancel()
+        if self._door is not None:
+            self._door.close()
         await self.manager.stop()
 
 
@@ -259,13 +275,13 @@ def _told_once() -> Iterator[None]:
         manager.handle(record)
 
 
-def _rpc_server(context: Context, reserved: socket.socket | None) -> RpcServer:
+def _rpc_server(context: Context, reserved: socket.socket | None, tls: ServerTls | None) -> RpcServer:
     """The gRPC server, on the port that ``reserved`` holds if there is one."""
     try:
         from stfs.rpc.server import RpcServer
     except ImportError as error:
         raise ConfigError(f'--grpc_port: gRPC is not installed ({error}): run pip install "stfs[grpc]"') from None
-    return RpcServer(context, None if reserved is None else reserved.getsockname()[1])
+    return RpcServer(context, None if reserved is None else reserved.getsockname()[1], tls)
 
 
 def _bind(host: str, port: int, option: str = "port") -> socket.socket:
@@ -298,16 +314,3 @@ def _listen(sock: socket.socket, config: ServerConfig) -> None:
 def _cannot_listen(host: str, port: int, error: Exception, option: str) -> ConfigError:
     reason = (error.strerror if isinstance(error, OSError) else None) or error
     return ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --{option} or --host")
-
-
-def _tls(config: ServerConfig) -> ssl.SSLContext | None:
-    if not config.enable_ssl:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(config.secret_pem, config.secret_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"--enable_ssl: cannot use certificate {config.secret_pem} with key {config.secret_key}: {error}"
-        ) from None
-    return context

@@ -61,7 +61,7 @@ def test_every_seed_flag_and_its_environment_variable_are_known():
     "spelling", [["--enable_auth=True"], ["--enable_auth", "true"], ["--enable_auth", "1"], ["--enable_auth"]]
 )
 def test_true_in_all_spellings(spelling):
-    assert configure(*spelling).enable_auth is True
+    assert configure(*spelling, "--host=127.0.0.1").enable_auth is True
 
 
 @pytest.mark.parametrize("spelling", [["--enable_cors=False"], ["--enable_cors", "false"], ["--enable_cors=0"]])

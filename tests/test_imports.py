@@ -20,6 +20,7 @@ ROOMS = [
     "lifecycle",
     "options",
     "config",
+    "access",
     "model_server",
     "calibration",
     "model",

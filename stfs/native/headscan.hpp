@@ -19,7 +19,7 @@ struct Span {
 
 struct Head {
     bool is_post = false;
-    bool asks_more = false;  // a header is there that only the stock path heeds: a time limit, a Server-Timing
+    bool asks_more = false;  // a header is there that only the stock path heeds: a time limit, a Server-Timing, an origin
     Span path, content_type, authorization, accept_encoding, request_id, traceparent, inference_header;
     int64_t body_at = 0;
     int64_t total = 0;  // bytes of head and body
@@ -142,6 +142,7 @@ inline Verdict scan_head_within(const char* start, int64_t size, Head& head) {
                 break;
             case 6:
                 if (h.called("expect") || (h.called("server") && again(2))) return OTHER;
+                if (h.called("origin")) head.asks_more = true;
                 break;
             case 7: if (h.called("upgrade") || h.called("trailer")) return OTHER; break;
             case 10:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is told by our own errors and log
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # worker processes are started by exec, and never use it
@@ -15,10 +16,11 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # worker processes are s
 import grpc
 import grpc.aio
 
+from stfs.access.tls import Material, ServerTls
 from stfs.context import Context
 from stfs.errors import ConfigError
 from stfs.rpc import oip, oip_stream, tfserving, unix_socket
-from stfs.rpc.auth import BasicAuth
+from stfs.rpc.auth import Guard
 from stfs.rpc.health import Health
 
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -28,12 +30,14 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 class RpcServer:
     """Serves from ``context``; :meth:`start`, :meth:`tell_ready` and :meth:`stop` are called on the event loop.
 
-    ``port`` is a TCP port that nobody listens on, or ``None``; the Unix socket's path is in the configuration.
+    ``port`` is a TCP port that nobody listens on, or ``None``; the Unix socket's path is in the configuration. ``tls``
+    is what is shown to clients, ``None`` if they are spoken with in the clear.
     """
 
-    def __init__(self, context: Context, port: int | None) -> None:
+    def __init__(self, context: Context, port: int | None, tls: ServerTls | None = None) -> None:
         self._config = context.config
         self._port = port
+        self._tls = tls
         self._streams = oip_stream.Streams(context)
         services = {
             **tfserving.services(context),
@@ -43,7 +47,7 @@ class RpcServer:
         self._health = Health(services)
         config = context.config
         self._server = grpc.aio.server(
-            interceptors=(BasicAuth(config),) if config.enable_auth else (),
+            interceptors=() if context.door is None else (Guard(context.door),),
             options=(
                 ("grpc.so_reuseport", 0),  # else a second server on the same port would take half of the connections
                 ("grpc.max_receive_message_length", min(config.max_request_bytes, MAX_MESSAGE_BYTES)),
@@ -100,13 +104,31 @@ class RpcServer:
                     [(tls.key, tls.certificate)], tls.client_ca or None, tls.verify_client
                 )
                 self._server.add_secure_port(address, credentials)
-            elif config.enable_ssl:
-                pair = (config.secret_key.read_bytes(), config.secret_pem.read_bytes())
-                self._server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+            elif self._tls is not None:
+                self._server.add_secure_port(address, _followed(self._tls, config.ssl_client_verify == "required"))
             else:
                 self._server.add_insecure_port(address)
         except (RuntimeError, OSError) as error:
             raise ConfigError(f"cannot serve gRPC on {address}: {error}; {advice}") from None
+
+
+def _followed(tls: ServerTls, required: bool) -> grpc.ServerCredentials:
+    """The certificate as it is at each handshake. gRPC either requires one of clients or does not ask for it."""
+    told = first = tls.material
+
+    def configuration(material: Material) -> Any:
+        pair = (material.key, material.certificate)
+        return grpc.ssl_server_certificate_configuration([pair], material.client_ca or None)
+
+    def changed() -> Any:
+        """Asked before each handshake, on a thread of gRPC's; ``None`` says that nothing has changed."""
+        nonlocal told
+        if (now := tls.material) is told:
+            return None
+        told = now
+        return configuration(now)
+
+    return grpc.dynamic_ssl_server_credentials(configuration(first), changed, bool(first.client_ca) and required)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

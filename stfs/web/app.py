@@ -12,7 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from stfs.context import Context
 from stfs.web import hot, infer, kserve1, metrics, metrics_tfserving, models, oip, openapi, pages, tfserving
 from stfs.web.access_log import AccessLog, logging_middleware, open_log
-from stfs.web.guard import guard
+from stfs.web.guard import guard, prepare
 from stfs.web.hot_shared import HotPath
 from stfs.web.key import CONTEXT
 from stfs.web.off_loop import OFF_LOOP, OffLoop
@@ -31,6 +31,7 @@ def make_app(context: Context, access_log: AccessLog | None = None) -> web.Appli
 
         app.on_cleanup.append(close_log)
     app[CONTEXT] = context
+    prepare(app, context.config)
     off_loop = app[OFF_LOOP] = OffLoop()
 
     async def end_threads(_: web.Application) -> None:

@@ -1,4 +1,7 @@
-"""What stands before every handler: credentials, cross-origin headers, and errors of aiohttp's own in our form."""
+"""What stands before every handler: credentials, pages of other origins, and errors of aiohttp's own in our form.
+
+Who may do what is ``stfs.access``'s to say.
+"""
 
 from __future__ import annotations
 
@@ -8,47 +11,91 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from stfs.carry import credentials_fit
+from stfs.access.door import Refusal, Why
+from stfs.access.origins import Origins
+from stfs.access.scopes import EVERY_SCOPE, Scope, http_scope
+from stfs.config import ServerConfig
+from stfs.context import Context
 from stfs.web.key import CONTEXT
 
 log = logging.getLogger("stfs.web")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/v2/health/live", "/v2/health/ready"})
-"""Probes ask these; they tell nothing and need no credentials."""
+CHALLENGES = ('Basic realm="stfs", charset="UTF-8"', 'Bearer realm="stfs"')
 
-NEED_AUTH = "Need basic auth to request the resources"
+FOREIGN = (
+    "pages of other origins may not change what is served: list this one in --cors_origins, "
+    "or send the request from no browser"
+)
+
+_CHANGES_NOTHING = ("GET", "HEAD", "OPTIONS")
+
+
+ORIGINS = web.AppKey("stfs_origins", Origins)
+
+
+def prepare(app: web.Application, config: ServerConfig) -> None:
+    """Give the application what :data:`guard` needs, and every answer its cross-origin headers, streams included."""
+    origins = app[ORIGINS] = Origins(config.enable_cors, config.cors_origins)
+
+    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+        for name, value in (origins.fixed() | origins.allowing(request.headers.get("Origin"))).items():
+            response.headers.add(name, value)
+
+    app.on_response_prepare.append(add_headers)
 
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Check credentials, call the handler, add cross-origin headers."""
-    config = request.app[CONTEXT].config
-    if request.method == "OPTIONS" and config.enable_cors and "Access-Control-Request-Method" in request.headers:
-        response: web.StreamResponse = web.Response(status=204)
-        response.headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS"
-        response.headers["Access-Control-Allow-Headers"] = request.headers.get("Access-Control-Request-Headers", "*")
-    elif (
-        config.enable_auth
-        and request.path not in OPEN_PATHS
-        and not credentials_fit(config, request.headers.get("Authorization"))
-    ):
-        response = web.Response(
-            status=401, text=NEED_AUTH, headers={"WWW-Authenticate": 'Basic realm="stfs", charset="UTF-8"'}
-        )
-    else:
-        try:
-            response = await handler(request)
-        except web.HTTPException as error:
-            if error.status < 400:
-                raise
-            response = _in_our_form(request, error)
-        except Exception:
-            log.exception("%s %s failed", request.method, request.path)
-            response = _error(500, "the server failed on this request; its log has the details")
-    if config.enable_cors:
-        response.headers["Access-Control-Allow-Origin"] = "*"
+    """Check credentials, then call the handler."""
+    origins = request.app[ORIGINS]
+    if request.method == "OPTIONS" and origins.enabled and "Access-Control-Request-Method" in request.headers:
+        origin, asked = request.headers.get("Origin"), request.headers.get("Access-Control-Request-Headers")
+        return web.Response(status=204, headers=origins.preflight(origin, asked))
+    if (refusal := await _refusal(request, request.app[CONTEXT], origins)) is not None:
+        return refusal
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return _in_our_form(request, error)
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return _error(500, "the server failed on this request; its log has the details")
+
+
+async def _refusal(request: web.Request, context: Context, origins: Origins) -> web.Response | None:
+    """Why the request goes no further, if it does not."""
+    if context.door is None and request.method in _CHANGES_NOTHING:
+        return None
+    needs = http_scope(request.method, request.rel_url.raw_path, context.config.metrics_path)
+    if request.match_info.http_exception is not None:
+        # No such address, or not by this method. Whoever has any scope may hear that, and nobody else.
+        needs = EVERY_SCOPE
+    if context.door is not None:
+        given = request.headers.getall("Authorization", [])
+        one = given[0].encode(errors="surrogateescape") if len(given) == 1 else None
+        if (refusal := await context.door.refusal(one, request.remote, needs)) is not None:
+            return _refused(refusal)
+    if needs is Scope.ADMIN and request.method not in _CHANGES_NOTHING and origins.is_foreign(request.headers):
+        return _error(403, FOREIGN)
+    return None
+
+
+def _refused(refusal: Refusal) -> web.Response:
+    """The answer to who is not let in."""
+    match refusal.why:
+        case Why.CREDENTIALS:
+            response = web.Response(status=401, text=refusal.text)
+            for challenge in CHALLENGES:
+                response.headers.add("WWW-Authenticate", challenge)
+        case Why.SCOPE:
+            response = _error(403, refusal.text)
+        case Why.TRIES:
+            response = _error(429, refusal.text)
+            response.headers["Retry-After"] = str(refusal.retry_after_s)
     return response
 
 

@@ -5,8 +5,6 @@ For the event-loop thread. The connections themselves are in ``hot``.
 
 from __future__ import annotations
 
-import base64
-import hmac
 import sys
 import time
 from collections.abc import Mapping
@@ -18,8 +16,9 @@ from urllib.parse import unquote
 
 from aiohttp.http import SERVER_SOFTWARE
 
+from stfs.access.origins import Origins
+from stfs.access.scopes import Scope
 from stfs.carry import MAX_ECHOED_CHARACTERS
-from stfs.config import ServerConfig
 from stfs.context import Context
 from stfs.protocols.request import Payload
 from stfs.web.access_log import AccessLog, Carried
@@ -49,9 +48,9 @@ class HotPath:
         self.head = Head()
         self.limit_bytes = config.max_request_bytes
         self.timeout_s = config.request_timeout_s
-        self._credentials = _credentials(config)
+        self._door = context.door
         self.compress_over_bytes = config.compress_over_bytes or sys.maxsize
-        self._fixed = b"Access-Control-Allow-Origin: *\r\n" if config.enable_cors else b""
+        self._fixed = lines(Origins(config.enable_cors, config.cors_origins).fixed())
         self._routes: dict[bytes, tuple[Dialect, str | None, int | None] | None] = {}
         self._second = 0
         self._tail = b""
@@ -94,10 +93,8 @@ class HotPath:
         return None if route[0] is STFS and not _is_json(head.content_type) else route
 
     def admits(self, authorization: bytes | None) -> bool:
-        """Whether these are the configured credentials, spelled the usual way. If not, the stock path looks again."""
-        if self._credentials is None:
-            return True
-        return authorization is not None and hmac.compare_digest(authorization, self._credentials)
+        """Whether these credentials are known to be right, and to allow inference. If not, the stock path looks."""
+        return self._door is None or self._door.lets_in(authorization, Scope.INFER)
 
     def response(self, status: int, payload: bytes | Payload, served: int | None, more: bytes = b"") -> bytes:
         """A whole HTTP/1.1 response with the headers that the stock path sends.
@@ -162,12 +159,6 @@ def lines(headers: Mapping[str, str]) -> bytes:
 def _is_json(content_type: bytes | None) -> bool:
     """Whether the stock path would take it for JSON, as far as can be told at a glance."""
     return content_type is None or content_type.partition(b";")[0].strip().lower() == b"application/json"
-
-
-def _credentials(config: ServerConfig) -> bytes | None:
-    if not config.enable_auth:
-        return None
-    return b"Basic " + base64.b64encode(f"{config.auth_username}:{config.auth_password}".encode())
 
 
 def _status_line(status: int) -> bytes:

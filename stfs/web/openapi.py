@@ -15,10 +15,10 @@ from pathlib import Path
 from aiohttp import web
 
 from stfs import __version__
+from stfs.access.scopes import OPEN_PATHS
 from stfs.context import Context
 from stfs.protocols.openapi import Served, Server, document
 from stfs.signature import zeros
-from stfs.web.guard import OPEN_PATHS
 from stfs.web.key import CONTEXT
 from stfs.web.pages import HERE
 

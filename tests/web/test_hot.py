@@ -409,6 +409,7 @@ def guarded(tmp_path_factory):
         f"--model_base_path={folder / 'linear'}",
         "--enable_auth=true",
         "--enable_cors=false",
+        "--auth_failures_per_minute=0",
     ]
     flags += [f"--auth_username={NAME}", f"--auth_password={PASSWORD}", "--log_level=warning"]
     with running(*flags) as hot, running(*flags, "--hot_path=off") as stock:
