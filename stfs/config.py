@@ -104,6 +104,7 @@ class ServerConfig:
     cors_origins: tuple[str, ...] = ()
     log_level: str = "info"
     workers: int = 1
+    engine: str = "auto"
     hot_path: bool = True
     access_log: str = "off"
     access_log_file: Path | None = None
@@ -319,6 +320,7 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...], auth: M
         cors_origins=options["cors_origins"],
         log_level="debug" if options["debug"] else options["log_level"],
         workers=options["workers"],
+        engine=options["engine"],
         hot_path=options["hot_path"] != "off",
         access_log=options["access_log"],
         access_log_file=Path(options["access_log_file"]) if options["access_log_file"] else None,

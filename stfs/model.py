@@ -63,6 +63,8 @@ class Model:
         self.default_signature = servable.default_signature
         self._servable = servable
         self._batchers = batchers
+        self.costs: Mapping[str, Cost] = {}
+        """What runs cost, by signature, where that was measured when it was loaded."""
 
     def signature(self, name: str | None) -> Signature:
         """The signature of that name, the default for ``None`` or ``""``. Raises :class:`SignatureNotFound`."""
@@ -200,6 +202,7 @@ class ModelLoader:
             ),
         )
         model = Model(name, version, servable, signatures, batchers, path)
+        model.costs = costs
         if self._replay is not None and config.warmup_iterations:
             try:
                 await self._replay(model, config.warmup_iterations)

@@ -227,7 +227,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("max_request_bytes", _bytes, "256M", "bytes a request body may have (K, M, G)", _SERVER),
     Option("compress_over", _bytes_or_none, "64K", "compress larger answers for clients that ask; 0: never", _SERVER),
     Option("request_timeout_s", _duration, "0", "seconds a request may take before it gets 504; 0: no limit", _SERVER),
-    Option("workers", _positive, "1", "front-end processes (this version runs one)", _SERVER),
+    Option("workers", _positive, "1", "processes that accept and answer HTTP requests", _SERVER),
+    Option(
+        "engine",
+        _choice("auto", "shared", "replicated"),
+        "auto",
+        "with workers over 1: shared runs each model once for all of them, replicated in each; auto: by the model",
+        _SERVER,
+    ),
     Option("hot_path", _choice("auto", "off"), "auto", "off: let aiohttp handle every request", _SERVER),
     Option(
         "model_control",

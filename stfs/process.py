@@ -112,8 +112,6 @@ def _announce(server: Server, started_at_s: float) -> None:
     if not codec.ACCELERATED:
         log.warning("fast JSON is not compiled in, so its Python twin serves: install a C++ compiler, then reinstall")
     config = server.config
-    if config.workers > 1:
-        log.warning("--workers=%d: this version serves from one process", config.workers)
     if config.enable_auth and (config.auth_username, config.auth_password) == ("admin", "admin"):
         log.warning("--enable_auth with the well-known password: choose one with --auth_username and --auth_password")
     log.info("ready in %.2f s", time.monotonic() - started_at_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,17 +19,22 @@ from stfs.access.tls import ServerTls, make_tls
 from stfs.config import ModelConfig, ServerConfig
 from stfs.context import Context
 from stfs.errors import ConfigError, SetupError
+from stfs.front.fronts import Fronts
+from stfs.front.inside import Inside
+from stfs.front.policy import cores_left_by_engine
+from stfs.front.table import WatchedRegistry
 from stfs.lifecycle.labels import check_all_labels
 from stfs.lifecycle.manager import Manager
 from stfs.lifecycle.policy import Latest, State
 from stfs.lifecycle.record import ModelSpec
-from stfs.lifecycle.registry import Registry
 from stfs.lifecycle.source import FolderSource
 from stfs.lifecycle.to_its_end import to_its_end
 from stfs.metrics import Metrics
 from stfs.model import Model, ModelLoader, is_model
+from stfs.platforms.base import CORES_LEFT, all_cores
 from stfs.repository import Repository
 from stfs.warmup.replay import replay
+from stfs.web.access_log import open_log
 from stfs.web.app import make_runner
 from stfs.web.pages import example_curl
 
@@ -46,9 +52,11 @@ class Server:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
+        if config.workers > 1:
+            os.environ[CORES_LEFT] = str(cores_left_by_engine(all_cores(), config.workers))
         self._door = make_door(config)
         self.metrics = Metrics()
-        self.registry: Registry[Model] = Registry()
+        self.registry = WatchedRegistry()
         self._loader = ModelLoader(self.metrics, replay)
         self._loader.configure(config.models)
         self.models = config.models
@@ -76,6 +84,8 @@ class Server:
         self._applying = asyncio.Lock()
         self._changed = asyncio.Event()  # a version has entered another state
         self._runner: web.AppRunner | None = None
+        self._fronts: Fronts | None = None
+        self._inside: Inside | None = None
         self._socket: socket.socket | None = None
         self._rpc: RpcServer | None = None
         self._following: list[asyncio.Task[None]] = []
@@ -126,7 +136,9 @@ class Server:
                     raise _not_served(failures)
             if failures:
                 await self._wait_for_models()
-            if self._socket is not None:
+            if self._socket is not None and self.config.workers > 1:
+                await self._start_fronts(self._socket)
+            elif self._socket is not None:
                 self._runner = make_runner(self.context)
                 await self._runner.setup()
                 _listen(self._socket, self.config)
@@ -151,6 +163,24 @@ class Server:
         """Certificates and users change without a restart."""
         followed = [part.followed for part in (tls, self._door) if part is not None and part.followed is not None]
         self._following = [asyncio.create_task(one.follow()) for one in followed]
+
+    async def _start_fronts(self, held: socket.socket) -> None:
+        """Have front processes listen where ``held`` is bound. Raises :class:`SetupError`."""
+        if (access_log := open_log(self.config)) is not None:  # so that a file that cannot be written is told here
+            access_log.close()
+        fronts = self._fronts = Fronts(
+            self.config,
+            self.registry,
+            self.metrics,
+            lambda: self.models,
+            lambda sock: inside.adopt(sock),
+        )
+        inside = self._inside = Inside(self.context, fronts.sync, lambda: fronts.is_stale)
+        await inside.start()
+        try:
+            self._socket = await fronts.start(held)
+        except OSError as error:
+            raise _cannot_listen(self.config.host, self.config.port, error, "port") from None
 
     async def _wait_for_models(self) -> None:
         """Return when every model serves. Raises :class:`SetupError` when one has failed for good.
@@ -181,7 +211,10 @@ class Server:
         nothing, for what cannot be meant: an unknown platform, one name twice; and :class:`LabelRefused` for a label
         of a version that is not available, where that is not allowed.
         """
-        return await to_its_end(self._apply(tuple(models)))
+        failures = await to_its_end(self._apply(tuple(models)))
+        if self._fronts is not None:
+            await self._fronts.sync()
+        return failures
 
     async def _apply(self, models: tuple[ModelConfig, ...]) -> Mapping[str, str]:
         # What the loader and the pages go by must not be ahead of what the manager is at work on.
@@ -215,6 +248,11 @@ class Server:
             self._socket.close()
 
     async def _stop_http(self) -> None:
+        if self._fronts is not None:
+            # They keep to the time by themselves; the second is for their own end.
+            await self._fronts.stop(self.config.shutdown_timeout_s + 1.5)
+        if self._inside is not None:
+            await self._inside.stop()
         if self._runner is not None:
             # aiohttp waits this long for requests, and once more after cancelling them: the first wait is the promise.
             with contextlib.suppress(TimeoutError):

@@ -32,6 +32,7 @@ ROOMS = [
     "oip_served",
     "carry",
     "web",
+    "front",
     "rpc",
     "server",
     "process",
@@ -52,10 +53,10 @@ FORBIDDEN = {
 
 # Third-party packages that only one room may import.
 ONLY_IN = {
-    "aiohttp": {"web", "server"},
+    "aiohttp": {"web", "front", "server"},
     "prometheus_client": {"web"},
     "jinja2": {"web"},
-    "uvloop": {"process"},
+    "uvloop": {"front", "process"},
     "grpc": {"rpc"},
     "zstandard": {"web"},
 }

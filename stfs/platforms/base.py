@@ -200,7 +200,21 @@ def owned(output: Array, inputs: Iterable[Array]) -> Array:
     return output.copy() if any(np.may_share_memory(output, array) for array in inputs) else output
 
 
+CORES_LEFT = "STFS_CORES_LEFT"
+"""The environment variable by which a server tells itself, and the worker processes that it starts, how many cores are
+others' to use: those of its front processes, say."""
+
+
 def usable_cores() -> int:
+    """Cores that runs of models may use: all of :func:`all_cores` but those that are left to others; one at least."""
+    try:
+        left = int(os.environ.get(CORES_LEFT, "0"))
+    except ValueError:
+        left = 0
+    return max(1, all_cores() - left)
+
+
+def all_cores() -> int:
     """Cores that this process may run on: its affinity mask, within the container's quota (cgroup v2) if it has one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from stfs.errors import ConfigError, InvalidRequest, LoadFailed, ModelFailed, PlatformMissing
-from stfs.platforms.base import LoadOptions, Platform, Servable, model_files, one_line, owned
+from stfs.platforms.base import LoadOptions, Platform, Servable, all_cores, model_files, one_line, owned, usable_cores
 from stfs.platforms.saved_model import Binding, choose_tags, read_bindings
 from stfs.signature import Array, Tensors
 
@@ -150,7 +150,9 @@ def _route(session: Any, feeds: Sequence[str], fetches: Sequence[str]) -> Route:
 
 def session_config(tf: Any, options: LoadOptions) -> Any:
     """``ConfigProto`` of the options; raises :class:`ConfigError` for a key of ``session_config`` that there is not."""
-    config = tf.compat.v1.ConfigProto(allow_soft_placement=True, intra_op_parallelism_threads=options.threads)
+    # 0 lets TensorFlow take every core; where some are left to others, it has to be told.
+    threads = options.threads or (usable_cores() if usable_cores() < all_cores() else 0)
+    config = tf.compat.v1.ConfigProto(allow_soft_placement=True, intra_op_parallelism_threads=threads)
     # TensorFlow's own default takes all memory of the device, and leaves none to the models of other frameworks.
     config.gpu_options.allow_growth = True
     if options.device == "cpu":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -20,9 +21,19 @@ from stfs.web.off_loop import OFF_LOOP, OffLoop
 log = logging.getLogger("stfs.web")
 
 
-def make_app(context: Context, access_log: AccessLog | None = None) -> web.Application:
-    """An application that serves from ``context``; ``access_log`` is closed with it."""
-    middlewares = [guard] if access_log is None else [logging_middleware(access_log), guard]
+AddRoutes = Callable[[web.Application], None]
+
+
+def make_app(
+    context: Context, access_log: AccessLog | None = None, add_routes: AddRoutes | None = None
+) -> web.Application:
+    """An application that serves from ``context``; ``access_log`` is closed with it.
+
+    ``add_routes`` adds others in the place of those of this server; it sees to it itself that they are guarded.
+    """
+    middlewares = [guard] if add_routes is None else []
+    if access_log is not None:
+        middlewares.insert(0, logging_middleware(access_log))
     app = web.Application(client_max_size=context.config.max_request_bytes, middlewares=middlewares)
     if access_log is not None:
 
@@ -38,6 +49,9 @@ def make_app(context: Context, access_log: AccessLog | None = None) -> web.Appli
         off_loop.close()
 
     app.on_cleanup.append(end_threads)
+    if add_routes is not None:
+        add_routes(app)
+        return app
     app[metrics.REGISTRY] = metrics.make_registry(context)
     if context.config.metrics_path:
         app.add_routes([web.get(context.config.metrics_path, metrics_tfserving.metrics)])
@@ -57,18 +71,23 @@ def make_app(context: Context, access_log: AccessLog | None = None) -> web.Appli
     return app
 
 
-def make_runner(context: Context) -> web.AppRunner:
-    """What serves the application, with the hot path before it where that is wanted and possible."""
+def runner_options(context: Context) -> dict[str, Any]:
+    """How aiohttp is to serve an application of ours."""
     # A handler is cancelled when its client goes away, which withdraws its request from the queue.
-    options: dict[str, Any] = {
+    return {
         "auto_decompress": False,  # a small body could become a large one before anybody has looked at its size
         "logger": _aiohttp_log(),
         "access_log": None,
         "handler_cancellation": True,
         "shutdown_timeout": context.config.shutdown_timeout_s,
     }
+
+
+def make_runner(context: Context, add_routes: AddRoutes | None = None) -> web.AppRunner:
+    """What serves the application, with the hot path before it where that is wanted and possible."""
+    options = runner_options(context)
     access_log = open_log(context.config)
-    app = make_app(context, access_log)
+    app = make_app(context, access_log, add_routes)
     if not context.config.hot_path:
         return web.AppRunner(app, **options)
     if (problem := hot.fits()) is not None:

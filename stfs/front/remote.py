@@ -1,0 +1,239 @@
+"""The engine as a front process sees it: models that look like any other, whose runs are elsewhere.
+
+A model of the main process is a :class:`stfs.model.Model` here too; what differs is its batchers, which send each
+request on. It is bound to its signature before it leaves, so what is wrong with a request is told here.
+Event-loop thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from stfs.batcher.batcher import Batcher
+from stfs.batcher.queue import Journey
+from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError
+from stfs.front import records
+from stfs.front.messages import Message, decode_signatures
+from stfs.front.records import Record
+from stfs.front.wire import Wire
+from stfs.model import Model
+from stfs.platforms.base import Servable
+from stfs.signature import STRING, Array, Signature, Tensors
+
+log = logging.getLogger(__name__)
+
+Reply = Callable[[Tensors | None, RequestError | None], None]
+
+
+class Asked:
+    """A request that the engine has; :meth:`cancel` takes it back. As :class:`stfs.batcher.queue.Entry`."""
+
+    __slots__ = ("engine", "journey", "number", "reply", "segment", "signature")
+
+    def __init__(
+        self, engine: Engine, number: int, signature: Signature, reply: Reply, journey: Journey | None
+    ) -> None:
+        self.engine = engine
+        self.number = number
+        self.signature = signature
+        self.reply: Reply | None = reply
+        self.journey = journey
+        self.segment: int | None = None
+
+    def cancel(self) -> None:
+        """Its reply will not be called. Does nothing once it has been."""
+        if self.reply is not None:
+            self.reply = None
+            self.engine.cancel(self)
+
+
+class Engine:
+    """Sends requests and hands out the answers: the front's end of one :class:`Wire`, which is set after it is made."""
+
+    wire: Wire
+
+    def __init__(self) -> None:
+        self._asked: dict[int, Asked] = {}
+        self._last = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests whose answers have not come yet."""
+        return len(self._asked)
+
+    def ask(
+        self,
+        model: int,
+        place: int,
+        signature: Signature,
+        inputs: Mapping[str, Array],
+        reply: Reply,
+        deadline_s: float | None,
+        journey: Journey | None,
+    ) -> Asked:
+        """Send a request for signature number ``place`` of ``model``; see :meth:`stfs.model.Model.submit`.
+
+        ``inputs`` are bound, and must not change until the reply. Raises :class:`Overloaded` if there is no room.
+        """
+        wire = self.wire
+        if deadline_s is not None and deadline_s <= (now_s := time.monotonic()):
+            raise DeadlineExceeded(f"the deadline passed {now_s - deadline_s:.3f} s before the model was asked")
+        if not wire.has_room():
+            raise Overloaded("the engine has more requests than it takes in: try again")
+        self._last = number = self._last + 1
+        asked = Asked(self, number, signature, reply, journey)
+        asked.segment = wire.send(
+            records.REQUEST,
+            number,
+            list(inputs.values()),
+            model=model,
+            signature=place,
+            deadline_s=math.inf if deadline_s is None else deadline_s,
+            told=None if journey is None else {"journey": True},
+        )
+        self._asked[number] = asked
+        return asked
+
+    def cancel(self, asked: Asked) -> None:
+        """Tell the engine that nobody waits for it any more."""
+        if self._asked.pop(asked.number, None) is not None:
+            self.wire.send(records.CANCEL, asked.number)
+            if asked.segment is not None:
+                self.wire.drop(asked.segment)
+
+    def take(self, record: Record) -> None:
+        """A record that has come from the engine."""
+        match record.kind:
+            case records.OUTPUTS | records.ERROR:
+                self._answer(record)
+            case records.FREED:
+                self.wire.freed(record.number)
+            case records.FORGET:
+                self.wire.forget(record.number)
+            case _:
+                raise ValueError(f"a record of kind {record.kind}")
+
+    def _answer(self, record: Record) -> None:
+        asked = self._asked.pop(record.number, None)
+        if asked is None:  # it was cancelled when its answer was on its way
+            if record.kind == records.OUTPUTS:
+                self.wire.arrays_of(record)
+                self.wire.done_with(record)
+            return
+        reply, asked.reply = asked.reply, None
+        assert reply is not None, "what is cancelled is not waited for"
+        told, error, outputs = record.told, None, None
+        if record.kind == records.ERROR:
+            error = records.decode_error(told)
+        else:
+            arrays, are_ours = self.wire.arrays_of(record)
+            if not are_ours:
+                arrays = [array if array.dtype == STRING else array.copy() for array in arrays]
+            self.wire.done_with(record)
+            names = [spec.name for spec in asked.signature.outputs]
+            if told is not None:
+                names = told.get("names", names)
+                if asked.journey is not None and "journey" in told:
+                    journey = asked.journey
+                    journey.queue_s, journey.run_s, journey.rows, journey.position = told["journey"]
+            outputs = dict(zip(names, arrays, strict=True))
+        if asked.segment is not None:
+            # Of one that was late the model may still be looking at the inputs.
+            (self.wire.drop if isinstance(error, DeadlineExceeded) else self.wire.freed)(asked.segment)
+        try:
+            reply(outputs, error)
+        except Exception:
+            log.exception("a reply raised; its request counts as answered")
+
+
+class RemoteBatcher:
+    """One signature of one model of the engine, in the place of a :class:`stfs.batcher.batcher.Batcher`."""
+
+    def __init__(self, engine: Engine, model: int, place: int, signature: Signature) -> None:
+        self._engine = engine
+        self._model = model
+        self._place = place
+        self._signature = signature
+        self.queued_rows = self.in_flight_rows = 0  # they are told where the models are
+
+    def submit(
+        self,
+        inputs: Tensors,
+        rows: int,
+        reply: Reply,
+        deadline_s: float | None = None,
+        journey: Journey | None = None,
+    ) -> Asked:
+        """As :meth:`stfs.batcher.batcher.Batcher.submit`; a queue that is full is told by the reply."""
+        try:
+            return self._engine.ask(self._model, self._place, self._signature, inputs, reply, deadline_s, journey)
+        except TypeError as error:
+            raise ModelFailed(str(error)) from error
+
+    async def infer(
+        self, inputs: Tensors, rows: int, deadline_s: float | None = None, journey: Journey | None = None
+    ) -> Tensors:
+        """:meth:`submit`, and wait. Cancelling the task cancels the request."""
+        future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
+
+        def settle(outputs: Tensors | None, error: RequestError | None) -> None:
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(error)
+            elif outputs is not None:
+                future.set_result(outputs)
+
+        asked = self.submit(inputs, rows, settle, deadline_s, journey)
+        try:
+            return await future
+        finally:
+            asked.cancel()  # does nothing unless this task was cancelled
+
+    def lane(self, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> None:
+        """There is none: requests go one by one into the ring."""
+
+    async def close(self) -> None:
+        """Nothing here has to end."""
+
+
+class _Elsewhere(Servable):
+    """Stands for a servable that is loaded in the main process."""
+
+    def __init__(self, message: Message, signatures: Mapping[str, Signature]) -> None:
+        self.platform = message["platform"]
+        self.runtime = message["runtime"]
+        self.signatures = signatures
+        self._default = message["default"]
+
+    @property
+    def default_signature(self) -> str:
+        return str(self._default)
+
+    def run(self, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
+        raise ModelFailed("a front process runs no models")
+
+
+def remote_model(engine: Engine, message: Message) -> Model:
+    """The model that :func:`stfs.front.messages.encode_model` told of."""
+    signatures = decode_signatures(message)
+    batchers: dict[str, Any] = {
+        key: RemoteBatcher(engine, message["number"], place, signature)
+        for place, (key, signature) in enumerate(signatures.items())
+    }
+    return Model(
+        message["name"],
+        message["version"],
+        _Elsewhere(message, signatures),
+        signatures,
+        cast("Mapping[str, Batcher]", batchers),
+        Path(message["path"]),
+    )
