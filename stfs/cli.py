@@ -19,6 +19,9 @@ commands:
   platforms     list the kinds of model that can be served, and what each needs (--json)
   platforms install NAME...
                 install what a kind of model needs
+  user add FILE NAME
+                add a user who is let in (user list, user remove; --help)
+  gen-client    write a client program for a model, in your language
   --version     print the version
 
 examples:
@@ -26,6 +29,8 @@ examples:
   stfs serve ./model --port 8080
   stfs serve --model_config_file models.json
   stfs platforms install xgboost
+  stfs user add users.txt ana --scopes infer,metrics
+  stfs gen-client --language python --model_name iris
 """
 
 
@@ -37,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             _serve(rest, prog="stfs serve", positional=True)
         case ["platforms", *rest]:
             _platforms(rest)
+        case ["user", *rest]:
+            _user(rest)
+        case ["gen-client", *rest]:
+            _gen_client(rest)
         case ["--version" | "-V"]:
             print(f"stfs {__version__}")
         case ["--help" | "-h"]:
@@ -45,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             _fail("stfs", "say what to do: stfs serve PATH (see stfs --help)")
         case [unknown, *_]:
             _fail(
-                "stfs", f"unknown command {unknown!r}: the commands are serve, platforms, --version (see stfs --help)"
+                "stfs",
+                f"unknown command {unknown!r}: the commands are serve, platforms, user, gen-client, --version "
+                "(see stfs --help)",
             )
 
 
@@ -121,6 +132,28 @@ def _platforms(argv: Sequence[str]) -> None:
         platforms.run(argv)
     except SetupError as error:
         _fail("stfs platforms", str(error))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _user(argv: Sequence[str]) -> None:
+    from stfs.commands import users
+
+    try:
+        users.run(argv)
+    except SetupError as error:
+        _fail("stfs user", str(error))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _gen_client(argv: Sequence[str]) -> None:
+    from stfs.commands import gen_client
+
+    try:
+        gen_client.run(argv)
+    except SetupError as error:
+        _fail("stfs gen-client", str(error))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

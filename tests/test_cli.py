@@ -49,6 +49,9 @@ def test_version_and_usage():
         (["serve", "--port=x", "m"], "--port: 'x'"),
         (["serve", "/nowhere/model.onnx"], "/nowhere/model.onnx"),
         (["serve", "m", "--enable_ssl", "--port=0", "--secret_pem=/nowhere.pem"], "/nowhere.pem"),
+        (["serve", "m", "--enable_auth"], "--auth_password"),
+        (["serve", "m", "--auth_users_file=/nowhere.txt"], "--auth_users_file: cannot read /nowhere.txt"),
+        (["user", "add", "/nowhere/users.txt", "ana"], "cannot open the folder /nowhere"),
     ],
 )
 def test_a_wrong_command_ends_with_one_line(argv, told):
