@@ -43,6 +43,9 @@ LARGE_BYTES = 1 << 16
 
 _SCRATCH_BYTES = 1 << 16
 
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+"""Memory like any other, where there is a choice; without, it would be shared memory."""
+
 Decoded = tuple[Signature, Tensors, Encode]
 
 
@@ -75,10 +78,12 @@ def begin(handler: HotHandler, data: bytes | bytearray, head: Head) -> bool:
 def _room(size_bytes: int) -> memoryview:
     """Memory that is not there until something is written to it, however much a client announces.
 
-    numpy asks the kernel for pages of 2 MB for arrays of 4 MiB and over, and one byte would cost as much; below that, it
-    gets memory that has been used before, whose pages need not be made anew.
+    For arrays of 4 MiB and over numpy asks the kernel for pages of 2 MB, so that one byte would cost as much; smaller
+    ones it makes of memory that has been used before, whose pages need not be made anew.
     """
-    return memoryview(mmap.mmap(-1, size_bytes)) if size_bytes >= 1 << 22 else np.empty(size_bytes, np.uint8).data
+    if size_bytes < 1 << 22:
+        return np.empty(size_bytes, np.uint8).data
+    return memoryview(mmap.mmap(-1, size_bytes, **_PRIVATE))
 
 
 class LargeRequest(asyncio.BufferedProtocol):
