@@ -24,6 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from stfs.access.follow import Followed
 from stfs.access.limiter import FailureLimiter, bucket_of
@@ -158,29 +159,35 @@ class Door:
         else:
             identity = users.of_configured(given.name, given.secret)
             if identity is None and users.are_hashed:
-                if digest not in self._being_looked_at and len(self._being_looked_at) >= MAX_WAITING:
+                if (job := self._look_up(digest, given)) is None:
                     return Refusal(Why.TRIES, "too many credentials are waiting to be looked at: try again", 1)
                 # A client that goes away meanwhile has tried all the same: its try is counted without it.
-                return await asyncio.shield(asyncio.create_task(self._look_up(authorization, digest, given, bucket)))
+                waiting = asyncio.create_task(self._wait_for(job, authorization, given, bucket))
+                return await asyncio.shield(waiting)
         return self._conclude(digest, given, identity, bucket)
 
-    async def _look_up(
-        self, authorization: bytes, digest: bytes, given: Credentials, bucket: str
-    ) -> Identity | Refusal:
-        """On a thread; once for all who send the same meanwhile."""
-        users, job = self._users, self._being_looked_at.get(digest)
-        if job is None:
+    def _look_up(self, digest: bytes, given: Credentials) -> asyncio.Future[Identity | None] | None:
+        """Begin to look at a password on a thread, once for all who send it meanwhile; ``None`` if too many wait."""
+        job = self._being_looked_at.get(digest)
+        if job is None and len(self._being_looked_at) < MAX_WAITING:
             loop = asyncio.get_running_loop()
-            job = loop.run_in_executor(self._threads, users.of_password, given.name or b"", given.secret)
+            job = loop.run_in_executor(self._threads, self._users.of_password, given.name or b"", given.secret)
             self._being_looked_at[digest] = job
-        try:
-            identity = await asyncio.shield(job)
-        finally:
-            if self._being_looked_at.get(digest) is job:
-                del self._being_looked_at[digest]
+            job.add_done_callback(partial(self._looked_at, digest))
+        return job
+
+    def _looked_at(self, digest: bytes, job: asyncio.Future[Identity | None]) -> None:
+        if self._being_looked_at.get(digest) is job:
+            del self._being_looked_at[digest]
+
+    async def _wait_for(
+        self, job: asyncio.Future[Identity | None], authorization: bytes, given: Credentials, bucket: str
+    ) -> Identity | Refusal:
+        users = self._users
+        identity = await asyncio.shield(job)
         if users is not self._users:
             return await self._identify(authorization, bucket)
-        return self._conclude(digest, given, identity, bucket)
+        return self._conclude(self._digest(authorization), given, identity, bucket)
 
     def _conclude(
         self, digest: bytes, given: Credentials, identity: Identity | None, bucket: str

@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(argv: Sequence[str]) -> None:
-    """``stfs user ARGV``. Raises :class:`ConfigError` if the arguments, the file or what it is asked to do are wrong."""
+    """``stfs user ARGV``. Raises :class:`ConfigError` for what is wrong with arguments or file."""
     parser = _Parser(
         prog="stfs user",
         description="Users of a file for --auth_users_file. A running server notices changes within seconds.",
