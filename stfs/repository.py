@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from stfs.config import ModelConfig
 from stfs.errors import ConfigError, InvalidRequest, ModelNotFound
+from stfs.lifecycle.labels import check_labels
 from stfs.lifecycle.policy import State
 from stfs.lifecycle.record import ModelStatus
 from stfs.lifecycle.to_its_end import to_its_end
@@ -147,6 +148,32 @@ class Repository:
                 self._gone[name] = (UNLOADED, self._versions(name))
                 await self._apply(after)
 
+    async def label(self, name: str, labels: Mapping[str, int]) -> None:
+        """Let these labels stand for these versions of a model that is served, and no others, until the server ends.
+
+        Raises :class:`ModelNotFound` for a model that is not served, and :class:`InvalidRequest` for a label of a
+        version that is not available, unless it stood for it before.
+        """
+        self._check_control()
+        await to_its_end(self._label(name, labels))
+
+    async def _label(self, name: str, labels: Mapping[str, int]) -> None:
+        async with self._changing:
+            self._take_in()
+            before = self._models()
+            if (current := next((model for model in before if model.name == name), None)) is None:
+                raise ModelNotFound(f'model "{name}" is not served', name)
+            available = {v for s in self._manager.status() if s.name == name for v in _available(s)}
+            try:
+                check_labels(name, labels, current.version_labels, available, allow_unavailable=False)
+                wanted = replace(current, version_labels=dict(labels))
+                await self._apply([wanted if model.name == name else model for model in before])
+            except ConfigError as error:
+                raise InvalidRequest(str(error)) from None
+            # What it is loaded with again, by this name, has these labels too.
+            self._applied[name] = wanted
+            self._book[name] = replace(self._book[name], version_labels=dict(labels))
+
     def _check_control(self) -> None:
         if not self._explicit:
             raise InvalidRequest(
@@ -176,6 +203,10 @@ class Repository:
 
     def _known(self) -> str:
         return "models here: " + (", ".join(f'"{name}"' for name in sorted(self._book)) or "none")
+
+
+def _available(status: ModelStatus) -> list[int]:
+    return [v.version for v in status.versions if v.state is State.AVAILABLE]
 
 
 def _entries(status: ModelStatus) -> list[IndexEntry]:

@@ -14,6 +14,7 @@ ROOMS = [
     "errors",
     "signature",
     "metrics",
+    "history",
     "codec",
     "batcher",
     "platforms",

@@ -49,12 +49,16 @@ class VersionStatus:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One model at one moment; ``versions`` descending. ``problem`` is the source's, one line."""
+    """One model at one moment; ``versions`` descending. ``problem`` is the source's, one line.
+
+    ``on_disk`` are the versions that the last poll found, descending, those that are not asked for included.
+    """
 
     name: str
     base_path: Path
     problem: str | None
     versions: tuple[VersionStatus, ...]
+    on_disk: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -170,6 +174,7 @@ class ModelRecord(Generic[M]):
             self.spec.source.base_path,
             self.problem,
             tuple(VersionStatus(r.version, r.state, r.error, now - r.since, r.path) for r in shown),
+            tuple(v for v, r in sorted(self.versions.items(), reverse=True) if r.found is not None),
         )
 
     def _asked(self) -> frozenset[int]:

@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from stfs.context import Context
-from stfs.web import hot, infer, kserve1, metrics, metrics_tfserving, models, oip, openapi, pages, tfserving
+from stfs.web import dashboard, hot, infer, metrics, metrics_tfserving, models, oip, openapi, pages, tfserving
 from stfs.web.access_log import AccessLog, logging_middleware, open_log
 from stfs.web.guard import guard, prepare
 from stfs.web.hot_shared import HotPath
@@ -58,7 +58,6 @@ def make_app(
     app.add_routes(
         [
             web.post("/", infer.infer_stfs),
-            web.get("/", kserve1.root if context.config.dialect == "kserve" else pages.index),
             web.get("/health", models.health),
             web.get("/ready", models.ready),
             web.get("/metrics", metrics.metrics),
@@ -67,6 +66,7 @@ def make_app(
             web.static("/static", pages.HERE / "static"),
         ]
     )
+    dashboard.add_routes(app)
     openapi.add_routes(app)
     return app
 

@@ -1,4 +1,4 @@
-"""What is served, told: details, status, metadata, metrics, the page."""
+"""What is served, told: details, status, metadata, metrics."""
 
 import pytest
 
@@ -83,18 +83,3 @@ def test_metrics_speak_openmetrics_when_asked(server):
     answer = server.call("GET", "/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
     assert answer.body.endswith(b"# EOF\n")
-
-
-def test_the_page_shows_models_versions_states_and_signatures(server):
-    answer = server.get("/")
-    page = answer.body.decode()
-    assert answer.headers["Content-Type"].startswith("text/html")
-    for part in ("linear", "many", "odd", "AVAILABLE", "serving_default", "float64", "[?, 2]", "curl ", "scikitlearn"):
-        assert part in page
-    assert server.get("/static/style.css").status == 200
-
-
-def test_the_page_escapes_what_it_shows(server):
-    page = server.get("/").body.decode()
-    assert '{"x":[[0.0,0.0,0.0]]}' not in page
-    assert "{&#34;x&#34;:[[0.0,0.0,0.0]]}" in page

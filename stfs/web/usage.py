@@ -1,0 +1,124 @@
+"""What a server takes of its machine: processor, memory, GPU. By ``/proc``, and NVIDIA's library if it is installed.
+
+Must not live here: when it is asked, who is shown it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("stfs.web")
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Of a process: processor time in seconds since it started, and bytes in RAM."""
+
+    cpu_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU, whoever uses it: ``busy`` is the share of the last moments in which it worked."""
+
+    name: str
+    busy: float
+    memory_bytes: int
+    memory_total_bytes: int
+
+
+def of_process(pid: int | None = None) -> Usage | None:
+    """What a process (this one if ``None``) has used, its threads included; ``None`` if it has gone.
+
+    Fields of ``/proc/PID/stat`` and ``statm`` as proc(5) numbers them.
+    """
+    folder = Path("/proc") / ("self" if pid is None else str(pid))
+    try:
+        # The name stands in parentheses and may hold anything, parentheses too.
+        fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        resident = int((folder / "statm").read_text().split()[1])
+        return Usage((int(fields[11]) + int(fields[12])) / _TICKS, resident * _PAGE_BYTES)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def cores() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def memory_limit_bytes() -> int:
+    """The machine's memory, or what the control group is allowed if that is less; 0 if neither is known."""
+    limits = []
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(path).read_text()))
+        except (OSError, ValueError):  # "max": none
+            continue
+    try:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * _PAGE_BYTES)
+    except (OSError, ValueError):
+        return min(limits, default=0)
+    return min(limits)
+
+
+class Processor:
+    """Turns growing processor times into cores in use. Processes come and go: only those seen twice count."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int | None, float] = {}
+        self._at_s = 0.0
+
+    def cores_used(self, at_s: float, used: Iterable[tuple[int | None, Usage]]) -> float:
+        """The mean since the last call; 0.0 by the first."""
+        before, self._seen = self._seen, {pid: usage.cpu_s for pid, usage in used}
+        elapsed_s, self._at_s = at_s - self._at_s, at_s
+        spent_s = sum(max(0.0, cpu_s - before[pid]) for pid, cpu_s in self._seen.items() if pid in before)
+        return spent_s / elapsed_s if before and elapsed_s > 0 else 0.0
+
+
+class Gpus:
+    """NVIDIA's GPUs, asked through ``nvidia-ml-py`` if it is installed."""
+
+    def __init__(self) -> None:
+        self._library: Any = None
+        self._absent = False
+
+    def read(self) -> tuple[Gpu, ...]:
+        """All there are; none where the library, the driver or the GPUs are not there.
+
+        Blocks; for any thread, one at a time.
+        """
+        if self._absent:
+            return ()
+        try:
+            if self._library is None:
+                import pynvml
+
+                pynvml.nvmlInit()
+                self._library = pynvml
+            return tuple(self._one(index) for index in range(self._library.nvmlDeviceGetCount()))
+        except Exception as error:  # its own errors are made at run time, by the driver's codes
+            self._absent = True
+            log.debug("GPUs are not shown: %s", error)
+            return ()
+
+    def _one(self, index: int) -> Gpu:
+        library = self._library
+        handle = library.nvmlDeviceGetHandleByIndex(index)
+        name = library.nvmlDeviceGetName(handle)
+        memory = library.nvmlDeviceGetMemoryInfo(handle)
+        try:
+            busy = library.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+        except library.NVMLError:  # a part of a GPU (MIG) does not tell
+            busy = 0.0
+        return Gpu(name if isinstance(name, str) else name.decode(), busy, int(memory.used), int(memory.total))
