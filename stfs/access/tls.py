@@ -25,6 +25,9 @@ log = logging.getLogger("stfs.access")
 
 MAX_FILE_BYTES = 16 << 20
 
+_MISMATCHES = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
+"""OpenSSL's reasons: another key of the same kind, and of another kind."""
+
 
 @dataclass(frozen=True, slots=True)
 class Material:
@@ -105,7 +108,7 @@ def _load_pair(context: ssl.SSLContext, config: ServerConfig, certificate: bytes
             "and let nobody else read it"
         ) from None
     except (OSError, ssl.SSLError) as error:
-        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+        if isinstance(error, ssl.SSLError) and error.reason in _MISMATCHES:
             raise ConfigError(
                 f"the key {config.secret_key} (--secret_key) is not that of {config.secret_pem} (--secret_pem)"
             ) from None

@@ -95,6 +95,7 @@ def routes(app: web.Application):
         yield route.method, canonical.replace("{name}", "m").replace("{key}", "k")
 
 
+@pytest.mark.slow  # makes an application
 def test_every_route_of_the_application_has_been_given_its_scope():
     """A route that is new gets its line in the table. What is below /v1 and /v2 is asked one by one above and below."""
     from stfs.config import ServerConfig

@@ -9,6 +9,7 @@ from stfs.access.secrets import PasswordHash, TokenHash, hash_password, hash_tok
 from stfs.errors import ConfigError
 
 
+@pytest.mark.slow  # as hashing is meant to be
 def test_a_password_fits_its_hash_and_no_other():
     kept = hash_password("geheim \0 ü".encode())
     assert kept.fits("geheim \0 ü".encode())
