@@ -122,6 +122,7 @@ def test_labels_are_given_moved_and_taken_away(tmp_path):
     flags = ("--model_version_policy=all", "--model_control=explicit", "--model_poll_interval_s=0.05")
     with running(str(tmp_path / "linear"), *flags) as server:
         labels = "/dashboard/models/default/labels"
+        wait_until(lambda: server.get("/v1/models/default").json["model_version_list"] == [1, 2])
 
         def by_label(label):
             answer = server.post(f"/v1/models/default/labels/{label}:predict", {"instances": [[1, 0, 0]]})
