@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from stfs.batcher.policy import BatchPolicy
 from stfs.errors import ConfigError
+from stfs.images.options import ImageOptions
 from stfs.lifecycle.policy import Latest, VersionPolicy
 from stfs.options import BY_NAME, MODEL_KEYS, OPTIONS, Option, build_parser
 
@@ -53,6 +54,7 @@ class ModelConfig:
     jvm_heap_bytes: int = 512 << 20
     saved_model_tags: tuple[str, ...] = ()
     warmup_iterations: int = 1
+    images: ImageOptions = ImageOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ class ServerConfig:
     access_log_file: Path | None = None
     access_log_sample: int = 1
     max_request_bytes: int = 256 << 20
+    max_image_pixels: int = 50_000_000
+    inference_images_folder: Path | None = None
     compress_over_bytes: int = 64 << 10
     request_timeout_s: float = 0.0
     metrics_path: str = ""
@@ -160,7 +164,6 @@ def load(
         return _server(options | said, models, _auth(options | said, said))
     options |= said
     return _server(options, (_model(options, ""),), _auth(options, said))
-
 
 
 def _parse(option: Option, value: Any, source: str) -> Any:
@@ -258,6 +261,15 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
         trusted_types=options["trusted_types"],
         jvm_heap_bytes=options["jvm_heap"],
         warmup_iterations=1 if options["enable_model_warmup"] else 0,
+        images=ImageOptions(
+            layout=options["image_layout"],
+            channels=options["image_channels"],
+            scale=options["image_scale"],
+            mean=options["image_mean"],
+            std=options["image_std"],
+            resize=options["image_resize"],
+            strings=options["image_strings"],
+        ),
     )
 
 
@@ -326,6 +338,8 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...], auth: M
         access_log_file=Path(options["access_log_file"]) if options["access_log_file"] else None,
         access_log_sample=options["access_log_sample"],
         max_request_bytes=options["max_request_bytes"],
+        max_image_pixels=options["max_image_pixels"],
+        inference_images_folder=options["download_inference_images"],
         compress_over_bytes=options["compress_over"],
         request_timeout_s=options["request_timeout_s"],
         model_poll_interval_s=options["model_poll_interval_s"] if options["reload_models"] else 0.0,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stfs.errors import ConfigError
+from stfs.images import options as images
 from stfs.lifecycle.policy import VersionPolicy, parse_version_policy
 
 
@@ -140,6 +141,11 @@ def _bytes(text: str) -> int:
     return value
 
 
+def _folder_if_any(text: str) -> Path | None:
+    """A folder; none for the words of a switch, which old scripts have."""
+    return None if text.strip().lower() in ("", "true", "1", "yes", "on", "false", "0", "no", "off") else Path(text)
+
+
 def _bytes_or_none(text: str) -> int:
     return 0 if text.strip() == "0" else _bytes(text)
 
@@ -170,8 +176,9 @@ class Option:
         return self.env or f"STFS_{self.name.upper()}"
 
 
-_MODEL, _BATCH, _SERVER, _SECURITY, _LIFECYCLE, _LOG = (
+_MODEL, _IMAGES, _BATCH, _SERVER, _SECURITY, _LIFECYCLE, _LOG = (
     "the model",
+    "images that are uploaded (for every model; each may say its own in the config file)",
     "batching (of every model; each may say its own in the config file)",
     "the server",
     "security",
@@ -202,6 +209,21 @@ OPTIONS: tuple[Option, ...] = (
         "run the requests in assets.extra/tf_serving_warmup_requests before a version serves",
         _MODEL,
     ),
+    Option("image_layout", _choice(*images.LAYOUTS), "auto", "nhwc or nchw, where the shape does not tell", _IMAGES),
+    Option("image_channels", _choice(*images.CHANNELS), "auto", "rgb, bgr, rgba or l (grey)", _IMAGES),
+    Option("image_scale", images.ratio, "1", "values are (pixel * scale - mean) / std; such as 1/255", _IMAGES),
+    Option("image_mean", images.per_channel, "0", "one number, or one for each channel", _IMAGES),
+    Option("image_std", images.divisors, "1", "one number, or one for each channel", _IMAGES),
+    Option(
+        "image_resize", _choice(*images.RESIZES), "stretch", "for other sizes: stretch, crop, pad or exact", _IMAGES
+    ),
+    Option(
+        "image_strings",
+        _choice(*images.STRINGS),
+        "auto",
+        "what inputs of strings get: base64 (url-safe), or bytes; auto: bytes if the name ends in _bytes",
+        _IMAGES,
+    ),
     Option("jvm_heap", _bytes, "512M", "heap of the process that hosts PMML and H2O models (K, M, G)", _SERVER),
     Option("max_batch_size", _positive, "128", "rows that one run may take", _BATCH),
     Option("batch_timeout_ms", _duration, "0", "ms a lone request may wait for company; 0: never wait", _BATCH),
@@ -225,6 +247,14 @@ OPTIONS: tuple[Option, ...] = (
         _SERVER,
     ),
     Option("max_request_bytes", _bytes, "256M", "bytes a request body may have (K, M, G)", _SERVER),
+    Option("max_image_pixels", _positive, "50000000", "pixels that an uploaded image may have", _SERVER),
+    Option(
+        "download_inference_images",
+        _folder_if_any,
+        "",
+        "folder to keep uploaded images in; none are kept unless it is named",
+        _SERVER,
+    ),
     Option("compress_over", _bytes_or_none, "64K", "compress larger answers for clients that ask; 0: never", _SERVER),
     Option("request_timeout_s", _duration, "0", "seconds a request may take before it gets 504; 0: no limit", _SERVER),
     Option("workers", _positive, "1", "processes that accept and answer HTTP requests", _SERVER),
@@ -308,13 +338,6 @@ OPTIONS: tuple[Option, ...] = (
         _LOG,
         env="STFS_B64_AUTOCONVERT",
     ),
-    Option(
-        "download_inference_images",
-        _boolean,
-        "false",
-        "accepted for old scripts: this version keeps no uploaded file",
-        _LOG,
-    ),
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}
@@ -346,6 +369,13 @@ MODEL_KEYS = {
         "latency_slo_ms",
         "calibrate",
         "batchable",
+        "image_layout",
+        "image_channels",
+        "image_scale",
+        "image_mean",
+        "image_std",
+        "image_resize",
+        "image_strings",
     )
 }
 """Keys of an entry of ``model_config_list``, and the option that gives each its default and its parser."""

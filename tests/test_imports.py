@@ -13,6 +13,7 @@ PACKAGE = Path(stfs.__file__).parent
 ROOMS = [
     "errors",
     "signature",
+    "images",
     "metrics",
     "history",
     "codec",
@@ -60,6 +61,7 @@ ONLY_IN = {
     "uvloop": {"front", "process"},
     "grpc": {"rpc"},
     "zstandard": {"web"},
+    "PIL": {"images"},
 }
 
 

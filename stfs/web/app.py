@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from stfs.context import Context
-from stfs.web import dashboard, hot, infer, metrics, metrics_tfserving, models, oip, openapi, pages, tfserving
+from stfs.web import dashboard, hot, images, metrics, metrics_tfserving, models, oip, openapi, pages, tfserving
 from stfs.web.access_log import AccessLog, logging_middleware, open_log
 from stfs.web.guard import guard, prepare
 from stfs.web.hot_shared import HotPath
@@ -52,12 +52,13 @@ def make_app(
     if add_routes is not None:
         add_routes(app)
         return app
+    images.add_pool(app, context.config)
     app[metrics.REGISTRY] = metrics.make_registry(context)
     if context.config.metrics_path:
         app.add_routes([web.get(context.config.metrics_path, metrics_tfserving.metrics)])
     app.add_routes(
         [
-            web.post("/", infer.infer_stfs),
+            web.post("/", images.post),
             web.get("/health", models.health),
             web.get("/ready", models.ready),
             web.get("/metrics", metrics.metrics),

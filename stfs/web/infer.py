@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,9 @@ Decode = Callable[[Any, Lease], tuple[Signature, Tensors, Encode]]
 """From the body: ``bytes``, or for a dialect that ``looks`` also a ``memoryview``."""
 
 LATE_BODY = "the deadline passed before the body had arrived"
+
+Read = Callable[[bytes | memoryview, Lease, float | None], Awaitable[tuple[Signature, Tensors, Encode]]]
+"""As :data:`Decode`, on the loop, with the deadline in seconds of ``time.monotonic`` or ``None``."""
 
 COMPRESSIBLE = "application/json"
 """Raw tensors hardly become smaller, and trying would take longer than everything else."""
@@ -79,9 +82,16 @@ async def infer_stfs(request: web.Request) -> web.Response:
 
 
 async def answer(
-    request: web.Request, dialect: Dialect, lease: Lease, refusal: errors.RequestError | None = None
+    request: web.Request,
+    dialect: Dialect,
+    lease: Lease,
+    refusal: errors.RequestError | None = None,
+    read: Read | None = None,
 ) -> web.Response:
-    """Carry one request through; every way out is an answer in the dialect's form, counted once."""
+    """Carry one request through; every way out is an answer in the dialect's form, counted once.
+
+    ``read`` makes tensors of a body that the dialect's own ``decode`` does not take.
+    """
     context = request.app[CONTEXT]
     started_s = time.monotonic()
     carried: Carried | None = None
@@ -95,7 +105,9 @@ async def answer(
             deadline_s = deadline(context.config.request_timeout_s, _asked_timeout_ms(request), started_s)
             body = await read_body(request, context.config.max_request_bytes, deadline_s)
             decoding_s = time.monotonic()
-            if is_for_thread(len(body), dialect.looks):
+            if read is not None:
+                signature, inputs, encode = await read(body, lease, deadline_s)
+            elif is_for_thread(len(body), dialect.looks):
                 signature, inputs, encode = await request.app[OFF_LOOP].decode(dialect.decode, body, lease)
             else:
                 signature, inputs, encode = dialect.decode(body, lease)
