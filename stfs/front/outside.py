@@ -79,7 +79,7 @@ class Outside:
                 web.post("/", self._stfs),
                 web.post("/{path:(?i:v1)/.*}", self._v1),
                 web.post("/{path:v2/.*}", self._v2),
-                web.route("*", "/{path:.*}", self._pass_on),
+                web.route("*", "/{path:(?s:.*)}", self._pass_on),
             ]
         )
 

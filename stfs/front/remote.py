@@ -84,8 +84,6 @@ class Engine:
         ``inputs`` are bound, and must not change until the reply. Raises :class:`Overloaded` if there is no room.
         """
         wire = self.wire
-        if deadline_s is not None and deadline_s <= (now_s := time.monotonic()):
-            raise DeadlineExceeded(f"the deadline passed {now_s - deadline_s:.3f} s before the model was asked")
         if not wire.has_room():
             raise Overloaded("the engine has more requests than it takes in: try again")
         self._last = number = self._last + 1
@@ -157,7 +155,8 @@ class Engine:
 class RemoteBatcher:
     """One signature of one model of the engine, in the place of a :class:`stfs.batcher.batcher.Batcher`."""
 
-    def __init__(self, engine: Engine, model: int, place: int, signature: Signature) -> None:
+    def __init__(self, engine: Engine, name: str, model: int, place: int, signature: Signature) -> None:
+        self.name = name
         self._engine = engine
         self._model = model
         self._place = place
@@ -173,6 +172,8 @@ class RemoteBatcher:
         journey: Journey | None = None,
     ) -> Asked:
         """As :meth:`stfs.batcher.batcher.Batcher.submit`; a queue that is full is told by the reply."""
+        if deadline_s is not None and deadline_s <= (now_s := time.monotonic()):
+            raise DeadlineExceeded(f"the deadline passed {now_s - deadline_s:.3f} s before {self.name} was asked")
         try:
             return self._engine.ask(self._model, self._place, self._signature, inputs, reply, deadline_s, journey)
         except TypeError as error:
@@ -225,8 +226,9 @@ class _Elsewhere(Servable):
 def remote_model(engine: Engine, message: Message) -> Model:
     """The model that :func:`stfs.front.messages.encode_model` told of."""
     signatures = decode_signatures(message)
+    name = f'model "{message["name"]}" version {message["version"]}'
     batchers: dict[str, Any] = {
-        key: RemoteBatcher(engine, message["number"], place, signature)
+        key: RemoteBatcher(engine, name, message["number"], place, signature)
         for place, (key, signature) in enumerate(signatures.items())
     }
     return Model(
