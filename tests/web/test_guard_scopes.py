@@ -1,5 +1,6 @@
 """Users with scopes on real servers: every call with each scope and without, on the hot path, off it, and over gRPC."""
 
+import asyncio
 import concurrent.futures
 import json
 import time
@@ -12,6 +13,7 @@ from running import basic_auth, run_cli, running
 from simple_models import write_linear
 
 from stfs.access.door import NEED_AUTH
+from stfs.access.scopes import Scope
 
 pytestmark = pytest.mark.slow  # starts servers
 
@@ -126,6 +128,31 @@ def test_a_connection_is_not_a_user(server):
         response.read()
         assert response.status == status
     connection.close()
+
+
+def test_the_hot_path_takes_requests_of_users_that_are_known(tmp_path):
+    headscan = pytest.importorskip("stfs.web._headscan")
+    from stfs.config import ServerConfig
+    from stfs.server import Server
+    from stfs.web.hot_shared import HotPath
+
+    file = write_users(tmp_path / "users", *FILE)
+    context = Server(ServerConfig(models=(), enable_auth=True, auth_by_password=False, auth_users_file=file)).context
+    hot, head = HotPath(context), headscan.Head()
+
+    def takes(headers, more=""):
+        (value,) = headers.values()
+        lines = f"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nAuthorization: {value}\r\n{more}\r\n"
+        assert head.scan(lines.encode()) == headscan.WHOLE
+        return hot.takes(head) is not None
+
+    assert not takes(USERS["infer"])
+    for headers in USERS.values():
+        asyncio.run(context.door.refusal(headers["Authorization"].encode(), "10.0.0.1", Scope.INFER))
+    assert [takes(headers) for headers in USERS.values()] == [True, False, False]
+    assert not takes(USERS["infer"], "Origin: https://a.example\r\n")
+    assert not takes(basic_auth("ana", "x"))
+    assert hot.express() is None
 
 
 RPC_CALLS = {
