@@ -12,6 +12,7 @@ All of it runs on the event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import mmap
 import time
@@ -42,6 +43,7 @@ LARGE_BYTES = 1 << 16
 """Bodies of this size and over are received here. What the loop reads at once is a quarter of a megabyte."""
 
 _SCRATCH_BYTES = 1 << 16
+_ON_ITS_WAY_BYTES = 1 << 20
 
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
 """Memory like any other, where there is a choice; without, it would be shared memory."""
@@ -78,8 +80,8 @@ def begin(handler: HotHandler, data: bytes | bytearray, head: Head) -> bool:
 def _room(size_bytes: int) -> memoryview:
     """Memory that is not there until something is written to it, however much a client announces.
 
-    For arrays of 4 MiB and over numpy asks the kernel for pages of 2 MB, so that one byte would cost as much; smaller
-    ones it makes of memory that has been used before, whose pages need not be made anew.
+    numpy makes small arrays of memory that has been used before, whose pages need not be made anew; for those of 4 MiB
+    and over it asks the kernel for pages of 2 MB at once, and one byte would cost as much.
     """
     if size_bytes < 1 << 22:
         return np.empty(size_bytes, np.uint8).data
@@ -99,6 +101,8 @@ class LargeRequest(asyncio.BufferedProtocol):
         self._body: memoryview | None = body  # None once it has come too late: then the rest goes nowhere
         self._free = body
         self._left = len(body)
+        # Worth asking for once the body is really on its way: a third of what receiving 16 MB costs is made of pages.
+        self._wants_large_pages = body.obj if isinstance(body.obj, mmap.mmap) else None
         self._away: AwayLease | None = None
         self._job: asyncio.Future[Decoded] | asyncio.Future[bytes | Payload] | None = None
         self._cancelled = False
@@ -131,8 +135,13 @@ class LargeRequest(asyncio.BufferedProtocol):
         handler = self._handler
         handler._next_keepalive_close_time = handler._loop.time() + handler._keepalive_timeout
         self._left -= nbytes
-        if self._body is not None:
-            self._free = self._free[nbytes:]
+        if (body := self._body) is None:
+            return
+        self._free = self._free[nbytes:]
+        if self._wants_large_pages is not None and len(body) - self._left >= _ON_ITS_WAY_BYTES:
+            with contextlib.suppress(OSError, AttributeError):  # a kernel, or a system, without them
+                self._wants_large_pages.madvise(mmap.MADV_HUGEPAGE)
+            self._wants_large_pages = None
 
     def _late(self) -> None:
         """The deadline passes before the body is here: say so, and read on for a while for the client's sake."""
@@ -151,7 +160,7 @@ class LargeRequest(asyncio.BufferedProtocol):
         if body is None:
             handler._go_on()
             return
-        self._body, self._free = None, memoryview(b"")
+        self._body, self._free, self._wants_large_pages = None, memoryview(b""), None
         handler._request_in_progress = True
         self._count()
         decode, lease = handler._dialect.decode, handler._lease
