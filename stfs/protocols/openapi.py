@@ -133,15 +133,18 @@ def _text(operation_id: str, summary: str, content_type: str) -> dict[str, Any]:
 
 def _ask_for_credentials(told: dict[str, Any], open_paths: Container[str]) -> None:
     """In place: every call needs them but those of ``open_paths``."""
-    told["security"] = [{"basic": []}]
+    told["security"] = [{"basic": []}, {"bearer": []}]
     told["components"] |= {
-        "securitySchemes": {"basic": {"type": "http", "scheme": "basic"}},
+        "securitySchemes": {name: {"type": "http", "scheme": name} for name in ("basic", "bearer")},
         "responses": {
             "Unauthorized": {
                 "description": "The credentials are missing or wrong.",
                 "headers": {"WWW-Authenticate": {"schema": {"type": "string"}}},
                 "content": {"text/plain": {"schema": {"type": "string"}}},
-            }
+            },
+            "Forbidden": _refusal("The user has not the scope that this needs."),
+            "TooManyTries": _refusal("Too many wrong credentials have come from the client's address; wait.")
+            | {"headers": {"Retry-After": {"schema": {"type": "integer"}}}},
         },
     }
     for path, item in told["paths"].items():
@@ -149,7 +152,13 @@ def _ask_for_credentials(told: dict[str, Any], open_paths: Container[str]) -> No
             if path in open_paths:
                 operation["security"] = []
             else:
-                operation["responses"]["401"] = {"$ref": "#/components/responses/Unauthorized"}
+                for status, name in (("401", "Unauthorized"), ("403", "Forbidden"), ("429", "TooManyTries")):
+                    operation["responses"][status] = {"$ref": f"#/components/responses/{name}"}
+
+
+def _refusal(description: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {"description": description, "content": content}
 
 
 @dataclass(slots=True)

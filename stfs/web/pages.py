@@ -195,7 +195,7 @@ def example_curl(context: Context, name: str, url: str) -> str | None:
     who = "" if name == context.default_model() else f'"model_name": {codec.encode_string(name).decode()}, '
     command = ["curl", "-H", "Content-Type: application/json", "-d", f'{{{who}"data": {data}}}', f"{url}/"]
     if context.config.enable_auth:
-        command[1:1] = ["-u", context.config.auth_username]
+        command[1:1] = ["-u", context.config.auth_username if context.config.auth_by_password else "NAME"]
     if context.config.enable_ssl:
         command[1:1] = ["-k"]
     return shlex.join(command)

@@ -142,8 +142,8 @@ def test_the_hot_path_takes_requests_of_users_that_are_known(tmp_path):
 
     def takes(headers, more=""):
         (value,) = headers.values()
-        lines = f"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nAuthorization: {value}\r\n{more}\r\n"
-        assert head.scan(lines.encode()) == headscan.WHOLE
+        start = "POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n"
+        assert head.scan(f"{start}Authorization: {value}\r\n{more}\r\n".encode()) == headscan.WHOLE
         return hot.takes(head) is not None
 
     assert not takes(USERS["infer"])
@@ -200,7 +200,7 @@ def test_a_stream_over_grpc_is_let_in_whether_its_user_is_known_or_not(server):
         answers = []
         with tritonclient.InferenceServerClient(server.grpc) as client:
             client.start_stream(
-                lambda result, error: answers.append((result, error)),
+                lambda result, error, answers=answers: answers.append((result, error)),
                 headers={"authorization": USERS["infer"]["Authorization"]},
             )
             tensor = tritonclient.InferInput("x", [1, 3], "FP32")

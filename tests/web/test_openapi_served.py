@@ -132,7 +132,7 @@ def test_with_credentials_asked_for(tmp_path):
             assert server.get(path).status == 401
             assert server.call("GET", path, headers=basic_auth("admin", "secret")).status == 200
         document = document_of(server, **basic_auth("admin", "secret"))
-        assert document["security"] == [{"basic": []}]
+        assert document["security"] == [{"basic": []}, {"bearer": []}]
         for path, method, operation in parts(document):
             if method == "get":
                 filled = path.replace("{model}", "default").replace("{version}", "1")
