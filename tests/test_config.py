@@ -211,3 +211,58 @@ def test_one_model_is_said_in_one_way(tmp_path):
     assert configure("y", environ=environ, positional=True).models[0].base_path == Path("y")
     with pytest.raises(ConfigError, match="once"):
         configure("y", "--model_base_path=z", positional=True)
+
+
+SEED = ("--enable_auth=True", "--auth_username=admin", "--auth_password=admin")
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ"),
+    [
+        (SEED, {}),  # as the seed's own page has it, on 0.0.0.0
+        (("--enable_auth",), {"STFS_AUTH_PASSWORD": "geheim"}),
+        (("--enable_auth", "--allow_default_password"), {}),
+        (("--enable_auth", "--host=127.0.0.1"), {}),
+        (("--enable_auth", "--host=127.1.2.3"), {}),
+        (("--enable_auth", "--host=::1"), {}),
+        (("--enable_auth", "--host=localhost"), {}),
+        (("--enable_auth", "--auth_users_file=users"), {}),
+    ],
+)
+def test_a_password_that_was_said_or_is_nobody_elses_business_will_do(argv, environ):
+    assert configure(*argv, environ=environ).enable_auth
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.7", "model.example"])
+def test_a_default_password_that_others_can_try_will_not_do(host):
+    for argv in (("--enable_auth",), ("--enable_auth", "--auth_username=ana")):
+        with pytest.raises(ConfigError) as error:
+            configure(*argv, f"--host={host}")
+        for option in ("--auth_password", "--auth_users_file", "--host", "--allow_default_password"):
+            assert option in str(error.value)
+
+
+def test_a_password_in_the_config_file_has_been_said(tmp_path):
+    file = tmp_path / "models.json"
+    entries = [{"name": "a", "base_path": "x"}]
+    file.write_text(json.dumps({"enable_auth": True, "auth_password": "geheim", "model_config_list": entries}))
+    config = configure(f"--model_config_file={file}")
+    assert (config.enable_auth, config.auth_password, config.auth_by_password) == (True, "geheim", True)
+
+
+def test_a_file_of_users_asks_for_credentials_and_brings_no_default_user():
+    config = configure("--auth_users_file=users")
+    assert (config.enable_auth, config.auth_users_file, config.auth_by_password) == (True, Path("users"), False)
+    assert configure("--auth_users_file=users", "--auth_password=x").auth_by_password
+    with pytest.raises(ConfigError, match="--auth_username: give its password too"):
+        configure("--auth_users_file=users", "--auth_username=ana")
+
+
+def test_origins_are_spelled_as_browsers_spell_them():
+    assert configure("--cors_origins= https://a.example, http://b:81,https://a.example").cors_origins == (
+        "https://a.example",
+        "http://b:81",
+    )
+    for wrong in ("https://a.example/", "a.example", "*", "https://A.example", "https://a b"):
+        with pytest.raises(ConfigError, match="--cors_origins.*is no origin"):
+            configure(f"--cors_origins={wrong}")
