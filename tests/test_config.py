@@ -264,5 +264,5 @@ def test_origins_are_spelled_as_browsers_spell_them():
         "http://b:81",
     )
     for wrong in ("https://a.example/", "a.example", "*", "https://A.example", "https://a b"):
-        with pytest.raises(ConfigError, match="--cors_origins.*is no origin"):
+        with pytest.raises(ConfigError, match=r"--cors_origins.*is no origin"):
             configure(f"--cors_origins={wrong}")

@@ -107,9 +107,7 @@ def test_a_certificate_that_is_not_valid_today_is_warned_of_with_its_date(ca, go
 @pytest.mark.slow  # makes an RSA key
 def test_dates_are_read_in_both_forms(ca):
     found = validity(ca.sign("dates", begins="19990102030405Z", ends="20510607080910Z", key="rsa").pem.read_bytes())
-    assert found == Validity(
-        datetime(1999, 1, 2, 3, 4, 5, tzinfo=UTC), datetime(2051, 6, 7, 8, 9, 10, tzinfo=UTC)
-    )
+    assert found == Validity(datetime(1999, 1, 2, 3, 4, 5, tzinfo=UTC), datetime(2051, 6, 7, 8, 9, 10, tzinfo=UTC))
     assert found.problem(datetime(2020, 1, 1, tzinfo=UTC)) is None
 
 
