@@ -18,7 +18,7 @@ from aiohttp import web
 
 from stfs import __version__, codec
 from stfs.context import Context
-from stfs.lifecycle.policy import All, Latest, VersionPolicy
+from stfs.lifecycle.policy import All, Latest, State, VersionPolicy
 from stfs.lifecycle.record import VersionStatus
 from stfs.protocols import stfs
 from stfs.signature import STRING, Signature, zeros
@@ -86,7 +86,16 @@ async def index(request: web.Request) -> web.Response:
     """The overview: numbers of the whole server, and its models with their versions and states."""
     context = request.app[CONTEXT]
     statuses = context.manager.status()
-    models = [{"status": s, "platform": _platform(context, s.name), "href": href(s.name)} for s in statuses]
+    models = [
+        {
+            "status": status,
+            # One that has ended as it was meant to is told on its model's page only.
+            "versions": [v for v in status.versions if v.error or v.state is not State.END],
+            "platform": _platform(context, status.name),
+            "href": href(status.name),
+        }
+        for status in statuses
+    ]
     lines = (example_curl(context, status.name, _url(request)) for status in statuses)
     curl = next((line for line in lines if line is not None), None)
     return _page(request, "index.html", {"live": True}, live=True, charts=True, models=models, curl=curl)

@@ -19,13 +19,21 @@ function alone(values) {
   return found;
 }
 
+// Whole powers of ten around what is to be shown, in seconds: a median beside a tail a hundred times as long.
+function powers(low, high) {
+  if (low == null) return [1e-4, 1];
+  const from = Math.floor(Math.log10(Math.max(low, 1e-5)));
+  return [10 ** from, 10 ** Math.max(Math.ceil(Math.log10(Math.max(high, 1e-5))), from + 1)];
+}
+
 export class LineChart {
-  // series: [{ column, words, colour: "s1", fill: true }, ...]; format: a number as text
-  constructor(id, { series, format, least = 0 }) {
+  // series: [{ column, words, colour: "s1", fill: true }, ...]; format: a number as text; log: by powers of ten
+  constructor(id, { series, format, least = 0, log = false }) {
     this.figure = byId("chart-" + id);
     this.series = series;
     this.format = format;
     this.least = least; // the top of the axis is at least this
+    this.log = log;
     this.place = this.figure.querySelector(".plot");
     this.empty = this.place.querySelector(".empty");
     this.plot = null;
@@ -89,11 +97,12 @@ export class LineChart {
           const times = chart.rows[0], end = times.length ? times[times.length - 1] : Date.now() / 1e3;
           return [end - SPANS[chart.range], end];
         } },
-        y: { range: (_, low, high) => [0, Math.max((high || 0) * 1.15, chart.least || 1e-9)] },
+        y: this.log ? { distr: 3, range: (_, low, high) => powers(low, high) }
+          : { range: (_, low, high) => [0, Math.max((high || 0) * 1.15, chart.least || 1e-9)] },
       },
       axes: [
         { ...axis, space: 70, size: 26, values: (_, splits) => splits.map((at) => clock(at).slice(0, 5)), incrs: [60, 120, 300, 600, 900, 1800] },
-        { ...axis, size: 56, gap: 6, space: 32, values: (_, splits) => splits.map((value) => chart.format(value)) },
+        { ...axis, size: 56, gap: 6, space: 32, values: (_, splits) => splits.map((value) => (value == null ? "" : chart.format(value))) },
       ],
       series: [{}, ...this.series.map((each, index) => ({
         stroke: colour(each.colour),

@@ -57,7 +57,7 @@ async function send(id, request) {
     const spans = timings(response.headers.get("Server-Timing"));
     drawBars(timing, spans);
     timing.hidden = !spans.length;
-    const pretty = value === null ? text : JSON.stringify(value, null, text.length > LONGEST_SHOWN ? 0 : 2);
+    const pretty = value === null || text.length > LONGEST_SHOWN ? text : readable(value);
     setText(body, pretty.length > LONGEST_SHOWN ? `${pretty.slice(0, LONGEST_SHOWN)}\n… and ${count(pretty.length - LONGEST_SHOWN)} characters more` : pretty);
     body.hidden = after.hidden = false;
     return response.ok ? value : null;
@@ -87,7 +87,9 @@ function startConsole(form) {
       byId("console-status").replaceChildren(element("span", { class: "soft" }, "There is no example: " + await errorOf(response)));
       return;
     }
-    example = readable(await response.json());
+    const body = await response.json();
+    if (!chosen.version) delete body.model_version; // the latest is what was chosen
+    example = readable(body);
     text.value = example;
   }
 

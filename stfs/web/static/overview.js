@@ -12,7 +12,7 @@ const charts = [
   new LineChart("rate", { format: count, least: 1, series: [
     { column: "rate", words: "all", colour: "s1", fill: true }, { column: "errors", words: "errors", colour: "s-error" },
   ] }),
-  new LineChart("latency", { format: seconds, series: [
+  new LineChart("latency", { format: seconds, log: true, series: [
     { column: "p50", words: "p50", colour: "s1" }, { column: "p95", words: "p95", colour: "s2" }, { column: "p99", words: "p99", colour: "s3" },
   ] }),
   new LineChart("cpu", { format: (used) => share(used == null ? null : used / cores), least: 0.1, series: [{ column: "cpu", words: "of all cores", colour: "s4", fill: true }] }),
@@ -26,6 +26,9 @@ const NUMBERS = [
   ["rate", "Requests/s", count], ["error_rate", "Errors/s", count], ["p50", "p50", seconds], ["p95", "p95", seconds], ["p99", "p99", seconds],
   ["queued", "Queued", count], ["in_flight", "In flight", count], ["requests", "Requests", count],
 ];
+
+// A version that has ended as it was meant to is told on its model's page only.
+const toldHere = (version) => version.state !== "END" || version.error;
 
 // Rows are kept from tick to tick: focus and selection stay where they are.
 const rows = new Map();
@@ -60,7 +63,7 @@ function showModels(models) {
     const shown = JSON.stringify([model.problem, model.versions.map((v) => [v.version, v.state, v.error])]);
     if (made[index].shown !== shown) {
       made[index].shown = shown;
-      const badges = element("span", { class: "badges" }, ...model.versions.map((v) => element("span", { class: "badge " + badgeTone(v) }, `${v.version} ${v.state}`)));
+      const badges = element("span", { class: "badges" }, ...model.versions.filter(toldHere).map((v) => element("span", { class: "badge " + badgeTone(v) }, `${v.version} ${v.state}`)));
       const notes = model.versions.filter((v) => v.error).map((v) => element("span", { class: "note" }, `${v.version}: ${v.error}`));
       if (model.problem) notes.unshift(element("span", { class: "note" }, model.problem));
       versions.replaceChildren(badges, ...notes);

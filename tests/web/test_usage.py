@@ -1,0 +1,84 @@
+"""What the server takes of its machine, against what the system says by other ways."""
+
+import os
+import resource
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from stfs.web.usage import Gpu, Gpus, Processor, Usage, cores, memory_limit_bytes, of_process
+
+
+def test_a_process_is_told_as_the_system_tells_it():
+    sum(number * number for number in range(300_000))  # some processor time to tell of
+    usage = of_process()
+    assert usage is not None
+    told = resource.getrusage(resource.RUSAGE_SELF)
+    assert usage.cpu_s == pytest.approx(told.ru_utime + told.ru_stime, abs=0.1)
+    assert 0 < usage.memory_bytes <= told.ru_maxrss * 1024 * 1.05
+
+
+def test_a_process_whose_name_is_odd_is_told_and_one_that_has_gone_is_not(tmp_path):
+    odd = tmp_path / "a) 9 (b"
+    odd.symlink_to(sys.executable)
+    code = "import sys; sys.stdin.read()"
+    with subprocess.Popen([odd, "-c", code], stdin=subprocess.PIPE) as process:
+        usage = of_process(process.pid)
+        assert usage is not None
+        assert usage.memory_bytes > 1 << 20
+        process.communicate()
+    assert of_process(process.pid) is None
+
+
+def test_cores_in_use_are_those_of_processes_seen_twice():
+    processor = Processor()
+    assert processor.cores_used(10.0, [(None, Usage(100.0, 0))]) == 0.0
+    assert processor.cores_used(12.0, [(None, Usage(101.0, 0)), (7, Usage(50.0, 0))]) == 0.5
+    assert processor.cores_used(14.0, [(None, Usage(102.0, 0)), (7, Usage(53.0, 0))]) == 2.0
+    assert processor.cores_used(15.0, [(None, Usage(102.0, 0))]) == 0.0  # 7 has gone
+    assert processor.cores_used(16.0, [(None, Usage(102.5, 0)), (7, Usage(0.0, 0))]) == 0.5
+
+
+def test_what_there_is_to_use():
+    assert 1 <= cores() <= (os.cpu_count() or 1)
+    assert 0 < memory_limit_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def library(count=2, fails=False):
+    """As much of NVIDIA's library as is asked; the second GPU does not tell how busy it is."""
+    made = ModuleType("pynvml")
+
+    class NVMLError(Exception):
+        pass
+
+    def start():
+        if fails:
+            raise NVMLError("Driver Not Loaded")
+
+    def busy(index):
+        if index:
+            raise NVMLError("Not Supported")
+        return SimpleNamespace(gpu=37)
+
+    made.NVMLError = NVMLError
+    made.nvmlInit = start
+    made.nvmlDeviceGetCount = lambda: count
+    made.nvmlDeviceGetHandleByIndex = lambda index: index
+    made.nvmlDeviceGetName = lambda index: "One" if index == 0 else b"Two"
+    made.nvmlDeviceGetMemoryInfo = lambda index: SimpleNamespace(used=3 << 30, total=16 << 30)
+    made.nvmlDeviceGetUtilizationRates = busy
+    return made
+
+
+def test_gpus_are_told_where_the_library_is(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", library())
+    assert Gpus().read() == (Gpu("One", 0.37, 3 << 30, 16 << 30), Gpu("Two", 0.0, 3 << 30, 16 << 30))
+
+
+@pytest.mark.parametrize("there", [None, library(fails=True), library(count=0)])
+def test_no_gpus_are_told_where_there_are_none(monkeypatch, there):
+    monkeypatch.setitem(sys.modules, "pynvml", there)
+    gpus = Gpus()
+    assert (gpus.read(), gpus.read()) == ((), ())
