@@ -12,11 +12,13 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_Occurred
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
+
+from libcpp.vector cimport vector
 
 cimport numpy as cnp
 
@@ -36,6 +38,10 @@ from stfs.codec_py.write import unsupported_element
 from stfs.errors import BadElement, MalformedJson
 
 cnp.import_array()
+
+cdef extern from "Python.h":
+    PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
+    int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
 
 cdef extern from "scanner.hpp" namespace "stfs" nogil:
     cdef enum Fault "stfs::Fault":
@@ -128,7 +134,18 @@ cdef extern from "encode.hpp" namespace "stfs":
         Out()
         const char* data()
         size_t size()
-        void put(const char*, size_t) except +
+        void borrow(char*, size_t)
+    cdef struct Source:
+        Dtype dtype
+        const char* data
+        const Py_ssize_t* shape
+        int ndim
+        bint b64
+        const char* prefix
+        size_t prefix_bytes
+    size_t most_bytes(const Source&, Py_ssize_t)
+    int64_t write_rows(Out&, Source*, size_t, Py_ssize_t, bint) except +
+    int64_t write_rows_nogil "write_rows"(Out&, Source*, size_t, Py_ssize_t, bint) except + nogil
     bint write_array(Out&, Dtype, const char*&, const Py_ssize_t*, int, bint, bint) except +
     bint write_array_nogil "write_array"(
         Out&, Dtype, const char*&, const Py_ssize_t*, int, bint, bint
@@ -566,90 +583,131 @@ cdef class Prepared:
 
     cdef cnp.ndarray array
     cdef int code
-    cdef const char* data
-    cdef const cnp.npy_intp* shape
-    cdef int ndim
     cdef bint b64
     cdef bytes prefix
 
-    def __cinit__(self, array, bint b64, bytes prefix=b""):
+    def __cinit__(self, cnp.ndarray array not None, bint b64, bytes prefix=b""):
         cdef cnp.ndarray ready = array
-        if ready.dtype.kind in "SU":
-            ready = ready.astype(object)
-        if not ready.dtype.isnative:
-            ready = ready.astype(ready.dtype.newbyteorder("="))
-        self.code = dtype_code(ready.dtype)
+        self.code = ready_code(ready)
         if self.code < 0:
-            raise unwritable_dtype(array.dtype)
-        if not cnp.PyArray_IS_C_CONTIGUOUS(ready) or not cnp.PyArray_ISALIGNED(ready):
+            if ready.dtype.kind in "SU":
+                ready = ready.astype(object)
+            if not ready.dtype.isnative:
+                ready = ready.astype(ready.dtype.newbyteorder("="))
+            if dtype_code(ready.dtype) < 0:
+                raise unwritable_dtype(array.dtype)
             ready = ready.copy(order="C")
+            self.code = ready_code(ready)
         self.array = ready
-        self.data = <const char*>cnp.PyArray_DATA(ready)
-        self.shape = <const cnp.npy_intp*>cnp.PyArray_DIMS(ready)
-        self.ndim = ready.ndim
         self.b64 = b64
         self.prefix = prefix
 
+    cdef Source source(self) noexcept:
+        cdef Source source
+        source.dtype = <Dtype>self.code
+        source.data = <const char*>cnp.PyArray_DATA(self.array)
+        source.shape = <const Py_ssize_t*>cnp.PyArray_DIMS(self.array)
+        source.ndim = cnp.PyArray_NDIM(self.array)
+        source.b64 = self.b64
+        source.prefix = PyBytes_AS_STRING(self.prefix)
+        source.prefix_bytes = len(self.prefix)
+        return source
 
-cdef bint is_tfs(style) except -1:
-    if style == "shortest":
+
+cdef inline int ready_code(cnp.ndarray array) except -2:
+    """The core's name for the dtype of an array that the core can write as it lies; -1 for any other array."""
+    if not cnp.PyArray_IS_C_CONTIGUOUS(array) or not cnp.PyArray_ISALIGNED(array):
+        return -1
+    return dtype_code(array.descr)
+
+
+cdef inline bint is_tfs(style) except -1:
+    if style is SHORTEST:  # literals are one object, so this is seldom the slower way
         return False
-    if style == "tfs":
+    if style is TFS or style == TFS:
         return True
+    if style == SHORTEST:
+        return False
     raise ValueError(f"unknown style {style!r}")
 
 
-cdef int write(Out& out, Prepared source, bint tfs, int skip, bint unlocked) except -1:
-    """Write the array, or with ``skip`` 1 its next row."""
-    cdef Dtype code = <Dtype>source.code
-    cdef const Py_ssize_t* shape = <const Py_ssize_t*>source.shape + skip
-    cdef int ndim = source.ndim - skip
-    cdef const char* data = source.data
-    cdef bint b64 = source.b64
-    if unlocked:
-        with nogil:
-            write_array_nogil(out, code, data, shape, ndim, tfs, b64)
-    elif not write_array(out, code, data, shape, ndim, tfs, b64):
-        if PyErr_Occurred() == NULL:
-            raise unsupported_element(<object>(<PyObject**>data)[0])
-        return -1
-    source.data = data
-    return 0
+SHORTEST = "shortest"
+TFS = "tfs"
 
 
-def encode(array, *, style="shortest", bint b64=False):
+cdef int refuse(Source* source) except -1:
+    """Raise what the object that the core has stopped at is refused for."""
+    if PyErr_Occurred() == NULL:
+        raise unsupported_element(<object>(<PyObject**>source.data)[0])
+    return -1
+
+
+def encode(cnp.ndarray array not None, *, style=SHORTEST, bint b64=False):
     """See ``codec_py.write.encode``. Large numeric arrays are written with the interpreter lock released."""
     cdef bint tfs = is_tfs(style)
-    cdef Prepared source = Prepared(array, b64)
+    cdef int code = ready_code(array)
+    cdef Prepared prepared
+    if code < 0:
+        prepared = Prepared(array, b64)
+        array = prepared.array
+        code = prepared.code
+    cdef Source source
+    source.dtype = <Dtype>code
+    source.data = <const char*>cnp.PyArray_DATA(array)
+    source.shape = <const Py_ssize_t*>cnp.PyArray_DIMS(array)
+    source.ndim = cnp.PyArray_NDIM(array)
+    source.b64 = b64
     cdef Out out
-    write(out, source, tfs, 0, source.code != STR and cnp.PyArray_SIZE(source.array) >= UNLOCKED_ELEMENTS)
-    return PyBytes_FromStringAndSize(out.data(), out.size())
+    cdef Py_ssize_t elements = cnp.PyArray_SIZE(array)
+    cdef PyObject* made = NULL
+    cdef bint written
+    if code == STR or elements < UNLOCKED_ELEMENTS:
+        if not write_array(out, source.dtype, source.data, source.shape, source.ndim, tfs, b64):
+            refuse(&source)
+        return PyBytes_FromStringAndSize(out.data(), out.size())
+    # Written where it stays, into as much as it can take at the most. What is not touched costs next to nothing, and is
+    # given back in place.
+    cdef Py_ssize_t room = most_bytes(source, elements)
+    made = new_bytes(NULL, room)
+    try:
+        out.borrow(PyBytes_AS_STRING(<object>made), room)
+        with nogil:
+            write_array_nogil(out, source.dtype, source.data, source.shape, source.ndim, tfs, b64)
+        if out.data() != PyBytes_AS_STRING(<object>made):
+            return PyBytes_FromStringAndSize(out.data(), out.size())
+        _PyBytes_Resize(&made, out.size())
+        return <object>made
+    finally:
+        Py_XDECREF(made)
 
 
-def encode_rows(columns, *, style="shortest", b64_names=()):
-    """See ``codec_py.write.encode_rows``."""
+def encode_rows(columns, *, style=SHORTEST, b64_names=()):
+    """See ``codec_py.write.encode_rows``. Large numeric tables are written with the interpreter lock released."""
     cdef bint tfs = is_tfs(style)
     cdef Out out
-    cdef Prepared source
-    cdef Py_ssize_t rows = -1
-    sources = []
-    separator = b"{"
+    cdef vector[Source] sources
+    cdef Prepared one
+    cdef Py_ssize_t rows = -1, elements = 0
+    cdef bint objects = False
+    cdef int64_t stopped
+    prepared = []
     for name, array in columns.items():
         if array.ndim == 0 or rows not in (-1, array.shape[0]):
             raise ValueError("columns differ in their number of rows, or have none")
         rows = array.shape[0]
     for name, array in columns.items():
-        sources.append(Prepared(array, name in b64_names, separator + encode_string(name) + b":"))
-        separator = b","
-    out.put(b"[", 1)
-    for row in range(rows):
-        if row:
-            out.put(b",", 1)
-        for source in sources:
-            out.put(PyBytes_AS_STRING(source.prefix), len(source.prefix))
-            write(out, source, tfs, 1, False)
-        out.put(b"}", 1)
-    out.put(b"]", 1)
+        one = Prepared(array, name in b64_names, (b"," if prepared else b"{") + encode_string(name) + b":")
+        prepared.append(one)
+        sources.push_back(one.source())
+        objects = objects or one.code == STR
+        elements += cnp.PyArray_SIZE(one.array)
+    if objects or elements < UNLOCKED_ELEMENTS:
+        stopped = write_rows(out, sources.data(), sources.size(), rows, tfs)
+    else:
+        with nogil:
+            stopped = write_rows_nogil(out, sources.data(), sources.size(), rows, tfs)
+    if stopped >= 0:
+        refuse(&sources[stopped])
     return PyBytes_FromStringAndSize(out.data(), out.size())
 
 

@@ -132,17 +132,15 @@ inline half to_half(double value) {
 }
 
 inline double from_half(half h) {
-    int exponent = h.bits >> 10 & 31;
-    double fraction = h.bits & 0x3FF;
-    double size;
-    if (exponent == 31) {
-        size = fraction != 0 ? std::numeric_limits<double>::quiet_NaN() : std::numeric_limits<double>::infinity();
-    } else if (exponent == 0) {
-        size = std::ldexp(fraction, -24);
-    } else {
-        size = std::ldexp(1024 + fraction, exponent - 25);
+    // The bits where a float has them, its exponent put right by a product, which is exact.
+    const uint32_t bits = static_cast<uint32_t>(h.bits & 0x7FFF) << 13;
+    float size;
+    std::memcpy(&size, &bits, 4);
+    size *= 0x1p112f;
+    if (size >= 0x1p16f) {
+        size = h.bits & 0x3FF ? std::numeric_limits<float>::quiet_NaN() : std::numeric_limits<float>::infinity();
     }
-    return h.bits & 0x8000 ? -size : size;
+    return static_cast<double>(h.bits & 0x8000 ? -size : size);
 }
 
 }  // namespace stfs
