@@ -1,4 +1,4 @@
-"""Files that may change while the server runs: looked at every second, read anew, and kept as they were if broken.
+"""Files that may change while the server runs: looked at twice a second, read anew, and kept as they were if broken.
 
 Must not live here: what the files hold.
 """
@@ -15,7 +15,7 @@ from stfs.errors import ConfigError
 
 log = logging.getLogger("stfs.access")
 
-POLL_S = 1.0
+POLL_S = 0.5
 
 T = TypeVar("T")
 

@@ -60,13 +60,13 @@ CALLS = {
 OPEN = ("/health", "/ready", "/v2/health/live", "/v2/health/ready")
 
 
-@pytest.fixture(scope="module", params=["auto", "off"])
+@pytest.fixture(scope="module", params=["--hot_path=auto", "--hot_path=off", "--workers=2"])
 def server(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("scopes")
     users = write_users(folder / "users", *FILE)
     argv = (
         str(write_linear(folder / "m" / "1").parent.parent), f"--auth_users_file={users}", "--model_control=explicit",
-        f"--hot_path={request.param}", "--grpc_port=0", "--auth_failures_per_minute=0",
+        request.param, "--grpc_port=0", "--auth_failures_per_minute=0",
     )  # fmt: skip
     with running(*argv) as server:
         yield server
