@@ -125,7 +125,7 @@ class Pair:
             desk.hold(7, self.registry.acquire("model"))
             self.desks.append(desk)
             self.engines.append(engine)
-            self.models.append(remote_model(engine, encode_model(7, self.model)))
+            self.models.append(remote_model(engine, encode_model(7, self.model, policy)))
             self._wires += [desk.wire, engine.wire]
         return self
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import pickle
 import struct
 from collections.abc import Callable
 from typing import Any, cast
 
+from stfs.batcher.policy import BatchPolicy
 from stfs.config import ModelConfig, ServerConfig
 from stfs.model import Model
 from stfs.platforms.worker_messages import decode_signature, encode_signature
@@ -73,8 +75,11 @@ class Messages(asyncio.Protocol):
         self._on_end()
 
 
-def encode_model(number: int, model: Model) -> Message:
-    """A model as a front is told of it. Its signatures go by their place in this list from then on."""
+def encode_model(number: int, model: Model, policy: BatchPolicy) -> Message:
+    """A model as a front is told of it, with what bounds its batches.
+
+    Its signatures go by their place in this list from then on.
+    """
     return {
         "number": number,
         "name": model.name,
@@ -83,6 +88,8 @@ def encode_model(number: int, model: Model) -> Message:
         "platform": model.platform,
         "runtime": model.runtime,
         "default": model.default_signature,
+        "max_batch_size": policy.max_batch_size,
+        "latency_slo_s": 0.0 if math.isinf(policy.latency_slo_s) else policy.latency_slo_s,
         "signatures": [[key, encode_signature(signature)] for key, signature in model.signatures.items()],
     }
 

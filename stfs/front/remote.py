@@ -11,15 +11,18 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from stfs.batcher.batcher import Batcher
-from stfs.batcher.queue import Journey
-from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError
+from stfs.batcher.policy import BatchPolicy
+from stfs.batcher.queue import Journey, Queue
+from stfs.batcher.runner import Outcome
+from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, Unavailable
 from stfs.front import records
 from stfs.front.messages import Message, decode_signatures
 from stfs.front.records import Record
@@ -27,6 +30,15 @@ from stfs.front.wire import Wire
 from stfs.model import Model
 from stfs.platforms.base import Servable
 from stfs.signature import STRING, Array, Signature, Tensors
+
+if TYPE_CHECKING:
+    from stfs.batcher._lane import Lane
+
+_Lane: type[Lane] | None
+try:
+    from stfs.batcher._lane import Lane as _Lane
+except ImportError:
+    _Lane = None
 
 log = logging.getLogger(__name__)
 
@@ -153,15 +165,30 @@ class Engine:
 
 
 class RemoteBatcher:
-    """One signature of one model of the engine, in the place of a :class:`stfs.batcher.batcher.Batcher`."""
+    """One signature of one model of the engine, in the place of a :class:`stfs.batcher.batcher.Batcher`.
 
-    def __init__(self, engine: Engine, name: str, model: int, place: int, signature: Signature) -> None:
+    What is written into its lanes in one turn of the loop is sent as one request of many rows, up to ``max_batch_size``
+    of ``policy``. If that fails, each is sent by itself, so that only the guilty fail.
+    """
+
+    in_flight_batches = 0
+    adaptive = None
+    queued_rows = in_flight_rows = 0  # they are told where the models are
+
+    def __init__(
+        self, engine: Engine, name: str, model: int, place: int, signature: Signature, policy: BatchPolicy
+    ) -> None:
         self.name = name
+        self.policy = policy
+        self.queue = Queue()
+        self.clock = time.monotonic
+        self.closing = False
+        self.woken = False
         self._engine = engine
         self._model = model
         self._place = place
         self._signature = signature
-        self.queued_rows = self.in_flight_rows = 0  # they are told where the models are
+        self._lanes: dict[Hashable, Lane | None] = {}
 
     def submit(
         self,
@@ -178,6 +205,59 @@ class RemoteBatcher:
             return self._engine.ask(self._model, self._place, self._signature, inputs, reply, deadline_s, journey)
         except TypeError as error:
             raise ModelFailed(str(error)) from error
+
+    def lane(self, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> Lane | None:
+        """As :meth:`stfs.batcher.batcher.Batcher.lane`."""
+        if _Lane is None or self.policy.latency_slo_s < math.inf:
+            return None
+        key = (name, dtype, row_shape)
+        if key not in self._lanes:
+            try:
+                self._lanes[key] = _Lane(self, name, dtype, row_shape, key)
+            except ValueError:
+                self._lanes[key] = None
+        return self._lanes[key]
+
+    def joined(self, now_s: float, rows: int) -> None:
+        """A lane has queued a request, or a group has begun."""
+        if not self.woken:
+            self.woken = True
+            asyncio.get_running_loop().call_soon(self._send_groups)
+
+    def _send_groups(self) -> None:
+        self.woken = False
+        while True:
+            groups, _ = self.queue.take(self.policy.max_batch_size)
+            if not groups:
+                return
+            for group in groups:
+                inputs = group.inputs
+                try:
+                    self.submit(inputs, group.rows, partial(self._answer_group, group, inputs))
+                except RequestError as error:
+                    group.answer(None, error)
+
+    def _answer_group(self, group: Any, inputs: Tensors, outputs: Tensors | None, error: RequestError | None) -> None:
+        blames_nobody = error is None or isinstance(error, Unavailable | DeadlineExceeded)
+        if blames_nobody or group.requests == 1 or group.answered:
+            group.answer(outputs, error)
+            return
+        parts = group.alone(inputs)
+        outcomes: list[Outcome] = [(None, error)] * len(parts)
+        waiting = len(parts)
+
+        def reply(place: int, outputs: Tensors | None, error: RequestError | None) -> None:
+            nonlocal waiting
+            outcomes[place] = outputs, error
+            waiting -= 1
+            if not waiting:
+                group.answer_each(outcomes)
+
+        for place, part in enumerate(parts):
+            try:
+                self.submit(part.inputs, part.rows, partial(reply, place))
+            except RequestError as failure:
+                reply(place, None, failure)
 
     async def infer(
         self, inputs: Tensors, rows: int, deadline_s: float | None = None, journey: Journey | None = None
@@ -199,11 +279,9 @@ class RemoteBatcher:
         finally:
             asked.cancel()  # does nothing unless this task was cancelled
 
-    def lane(self, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> None:
-        """There is none: requests go one by one into the ring."""
-
     async def close(self) -> None:
-        """Nothing here has to end."""
+        """Refuse what comes now. What was sent is answered by the engine."""
+        self.closing = True
 
 
 class _Elsewhere(Servable):
@@ -227,8 +305,9 @@ def remote_model(engine: Engine, message: Message) -> Model:
     """The model that :func:`stfs.front.messages.encode_model` told of."""
     signatures = decode_signatures(message)
     name = f'model "{message["name"]}" version {message["version"]}'
+    policy = BatchPolicy(max_batch_size=message["max_batch_size"], latency_slo_s=message["latency_slo_s"] or math.inf)
     batchers: dict[str, Any] = {
-        key: RemoteBatcher(engine, name, message["number"], place, signature)
+        key: RemoteBatcher(engine, name, message["number"], place, signature, policy)
         for place, (key, signature) in enumerate(signatures.items())
     }
     return Model(

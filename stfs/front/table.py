@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stfs.batcher.policy import BatchPolicy
 from stfs.config import ModelConfig
 from stfs.front.engine import Desk
 from stfs.front.messages import Message, encode_config, encode_model
@@ -96,7 +97,9 @@ class Told:
                     self._desk.hold(number, handle)
                     config = configs.get(name)
                     is_replica = config is not None and _replicates(self._engine, handle.model, config)
-                    new.append(encode_model(number, handle.model) | {"replica": encode_config(config, is_replica)})
+                    policy = BatchPolicy() if config is None else config.batch
+                    told = encode_model(number, handle.model, policy)
+                    new.append(told | {"replica": encode_config(config, is_replica)})
         return {
             "op": "table",
             "serving": numbers,

@@ -111,7 +111,7 @@ CALLS = [
         request("/", "", "Access-Control-Request-Method: POST", method="OPTIONS"),
     ),
     ("a form", request("/", "--x--", content_type="Content-Type: multipart/form-data; boundary=x")),
-    ("a timeout that passes", request("/", '{"model_name": "linear", "data": [[1, 2, 3]]}', "X-Request-Timeout-Ms: 0")),
+    ("a timeout that passes", request("/v1/models/linear:predict", '{"instances": []}', "X-Request-Timeout-Ms: 0")),
 ]
 
 
