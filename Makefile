@@ -12,7 +12,7 @@ export STFS_HOME = $(abspath $(VENV))/stfs-home
 # Their wheels are for this kind of machine only; elsewhere the tests that need them are skipped and say why.
 BESIDE = $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),mxnet cntk xgboost-legacy)
 # What an editable install is made of; Python files are read in place and need no new install.
-BUILT_FROM = pyproject.toml setup.py constraints.txt stfs/_fastjson.pyx stfs/web/_headscan.pyx $(wildcard stfs/native/*)
+BUILT_FROM = pyproject.toml setup.py constraints.txt $(wildcard stfs/*.pyx stfs/*/*.pyx stfs/*/*.pxd stfs/native/*)
 
 .PHONY: demo protos test check lint types unit bench image-test clean
 
@@ -66,4 +66,4 @@ protos: $(VENV)/.installed-dev
 		--descriptor_set_out=stfs/model_server/model_server.binpb model_server.proto
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info stfs/*.so stfs/web/*.so stfs/_fastjson.cpp stfs/web/_headscan.cpp
+	rm -rf $(VENV) build dist *.egg-info stfs/*.so stfs/*/*.so stfs/_fastjson.cpp stfs/*/_*.cpp

@@ -18,7 +18,7 @@ def extension(name: str, **more: Any) -> Extension:
     return Extension(
         name,
         sources=[f"{name.replace('.', '/')}.pyx"],
-        depends=sorted(str(path) for path in Path("stfs/native").glob("*.hpp")),
+        depends=sorted(map(str, [*Path("stfs/native").glob("*.hpp"), *Path("stfs").glob("*/*.pxd")])),
         include_dirs=["stfs/native", numpy.get_include()],
         language="c++",
         # Nothing here reads errno, and without it rounding is one instruction.
@@ -27,10 +27,15 @@ def extension(name: str, **more: Any) -> Extension:
     )
 
 
-fastjson = extension("stfs._fastjson", define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")])
-headscan = extension("stfs.web._headscan")
+numpy_api = [("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")]
+extensions = [
+    extension("stfs._fastjson", define_macros=numpy_api),
+    extension("stfs.web._headscan"),
+    extension("stfs.batcher._lane", define_macros=numpy_api),
+    extension("stfs.web._express", define_macros=numpy_api),
+]
 
-modules = cythonize([fastjson, headscan], language_level=3)
+modules = cythonize(extensions, language_level=3)
 for module in modules:
     # Said here because cythonize makes new Extension objects and forgets it.
     module.optional = True

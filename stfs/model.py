@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stfs import platforms
 from stfs.batcher.adaptive import Cost
@@ -25,6 +26,9 @@ from stfs.metrics import Metrics
 from stfs.platforms.base import LoadOptions, Servable, WorkerStatus
 from stfs.platforms.loading import Hosting, open_servable
 from stfs.signature import Array, Signature, Tensors, zeros
+
+if TYPE_CHECKING:
+    from stfs.batcher._lane import Lane
 
 log = logging.getLogger("stfs.model")
 
@@ -109,6 +113,22 @@ class Model:
         bound = signature.bind(inputs)
         rows = signature.rows(bound) if signature.batchable else 1
         return self._batchers[signature.name].submit(bound, rows, reply, deadline_s)
+
+    def lane(self, signature: Signature) -> Lane | None:
+        """Where plain requests can be written in place, if the signature's only input is of numbers in rows of a size.
+
+        What is written there is not bound to the signature: whoever writes sees to its shape.
+        """
+        if not signature.batchable or len(signature.inputs) != 1:
+            return None
+        (spec,) = signature.inputs
+        if spec.dtype.kind not in "biuf" or not spec.dtype.isnative or spec.values or not spec.varies_in_rows:
+            return None
+        assert spec.shape is not None, "its rows vary"
+        sizes = tuple(size for size in spec.shape[1:] if size is not None)
+        if len(sizes) < len(spec.shape) - 1:
+            return None
+        return self._batchers[signature.name].lane(spec.name, spec.dtype, sizes)
 
     def queued_rows(self) -> int:
         """Rows that wait for a run, over all signatures."""

@@ -101,7 +101,9 @@ def built(tmp_path_factory) -> Built:
 
 def test_the_wheel_holds_what_runs_and_nothing_of_what_is_compiled(built):
     ours = {name for name in built.wheel if ".dist-info/" not in name}
-    assert ours == {name for name in tracked() if name.startswith("stfs/") and not name.endswith((".pyx", ".hpp"))}
+    assert ours == {
+        name for name in tracked() if name.startswith("stfs/") and not name.endswith((".pyx", ".pxd", ".hpp"))
+    }
     assert {"stfs/py.typed", "stfs/web/templates/index.html", "stfs/web/static/style.css"} <= ours
     assert not [name for name in ours if name.endswith((".cpp", ".so"))]
     (entry_points,) = (name for name in built.wheel if name.endswith(".dist-info/entry_points.txt"))

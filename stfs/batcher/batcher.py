@@ -11,9 +11,12 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from stfs.batcher.adaptive import Adaptive, Cost
 from stfs.batcher.batch import batch_key
@@ -21,10 +24,19 @@ from stfs.batcher.deadlines import Deadlines
 from stfs.batcher.large import LargeEntry
 from stfs.batcher.policy import BatchPolicy, Drain, Load, admits, decide
 from stfs.batcher.queue import Entry, Journey, Queue, Reply
-from stfs.batcher.runner import Batch, BatchRecord, Outcome, Run, Runner
+from stfs.batcher.runner import Batch, BatchRecord, Outcome, Outcomes, Run, Runner
 from stfs.batcher.thread import Job, ModelThread
 from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, Unavailable
 from stfs.signature import Tensors
+
+if TYPE_CHECKING:
+    from stfs.batcher._lane import Lane
+
+_Lane: type[Lane] | None
+try:
+    from stfs.batcher._lane import Lane as _Lane
+except ImportError:
+    _Lane = None
 
 __all__ = ["BatchRecord", "Batcher"]
 
@@ -61,34 +73,36 @@ class Batcher:
         cost: Cost | None = None,
     ) -> None:
         learns = merge and policy.adaptive and not policy.batch_timeout_s
-        self._adaptive = Adaptive(policy.max_batch_size, cost) if learns else None
+        self.adaptive = Adaptive(policy.max_batch_size, cost) if learns else None
         if not merge:
             policy = replace(policy, max_batch_size=1, batch_timeout_s=0.0, allowed_batch_sizes=())
         self.name = name
         self.policy = policy
         self._merge = merge
-        self._clock = clock
+        self.clock = clock
         self._observer = observer
         self._runner = Runner(run, policy, name, merge, clock)
         self._thread = ModelThread(f"stfs {name}")
         self._start: Callable[[Job], None] = start or self._thread
         self._given_loop = loop
-        self._queue = Queue()
+        self.queue = Queue()
         self._deadlines = Deadlines()
         self._drain = Drain()
-        self._in_flight_batches = 0
+        self.in_flight_batches = 0
         self._in_flight_rows = 0
         self._launched_s = 0.0
         self._anybody_asks = False  # for its journey, so far
-        self._woken = False
+        self.woken = False
         self._wait_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._closed: asyncio.Future[None] | None = None
+        self.closing = False
+        self._lanes: dict[Hashable, Lane | None] = {}
 
     @property
     def queued_rows(self) -> int:
         """Rows that wait for the model."""
-        return self._queue.rows
+        return self.queue.rows
 
     @property
     def in_flight_rows(self) -> int:
@@ -130,7 +144,7 @@ class Batcher:
         """
         if self._closed is not None:
             raise Unavailable(f"{self.name} is shutting down")
-        now_s = self._clock()
+        now_s = self.clock()
         if deadline_s is not None and deadline_s <= now_s:
             raise DeadlineExceeded(f"the deadline passed {now_s - deadline_s:.3f} s before {self.name} was asked")
         if not self._merge:
@@ -139,7 +153,7 @@ class Batcher:
             key = batch_key(inputs, rows)
             if not rows:
                 key = object()  # its own lane: no rows are no company
-        queue, policy = self._queue, self.policy
+        queue, policy = self.queue, self.policy
         if not admits(policy.max_enqueued_rows, queue.rows, rows):
             raise self._overloaded(rows, now_s)
         if journey is not None:
@@ -154,16 +168,35 @@ class Batcher:
             entry = LargeEntry(inputs, rows, key, reply, now_s, wanted_s, journey)
             for piece in entry.cut(policy.max_batch_size):
                 queue.append(piece)
-        adaptive = self._adaptive
-        if adaptive is not None and adaptive.watches:
-            adaptive.arrived(now_s, rows, queue.rows + self._in_flight_rows)
         if deadline_s is not None and self._deadlines.add(entry, deadline_s):
             self._watch_deadlines()
-        if not self._in_flight_batches and not self._woken:
-            # Not at once: what else arrives in this turn of the loop, off other connections, joins the batch.
-            self._woken = True
-            self._loop.call_soon(self._wake)
+        self.joined(now_s, rows)
         return entry
+
+    def joined(self, now_s: float, rows: int) -> None:
+        """A request of ``rows`` rows has just been queued. Need not be told while nothing would follow from it."""
+        adaptive = self.adaptive
+        if adaptive is not None and adaptive.watches:
+            adaptive.arrived(now_s, rows, self.queue.rows + self._in_flight_rows)
+        if not self.in_flight_batches and not self.woken:
+            # Not at once: what else arrives in this turn of the loop, off other connections, joins the batch.
+            self.woken = True
+            self._loop.call_soon(self._wake)
+
+    def lane(self, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> Lane | None:
+        """Where plain requests of one input can be written in place; see ``_lane``. The same one each time.
+
+        ``None`` if rows do not stack, if answers are wanted by some time, or if it is not compiled in.
+        """
+        if _Lane is None or not self._merge or self.policy.latency_slo_s < math.inf:
+            return None
+        key = (name, dtype, row_shape)
+        if key not in self._lanes:
+            try:
+                self._lanes[key] = _Lane(self, name, dtype, row_shape, key)
+            except ValueError:
+                self._lanes[key] = None
+        return self._lanes[key]
 
     async def infer(
         self, inputs: Tensors, rows: int, deadline_s: float | None = None, journey: Journey | None = None
@@ -186,8 +219,8 @@ class Batcher:
         return outputs
 
     def _overloaded(self, rows: int, now_s: float) -> Overloaded:
-        queued = self._queue.rows
-        running_s = now_s - self._launched_s if self._in_flight_batches else 0.0
+        queued = self.queue.rows
+        running_s = now_s - self._launched_s if self.in_flight_batches else 0.0
         return Overloaded(
             f"{self.name} has {queued} rows queued of {self.policy.max_enqueued_rows} allowed, no room for {rows} more",
             self._drain.retry_after_s(queued, running_s),
@@ -196,22 +229,22 @@ class Batcher:
     # To the model and back
 
     def _wake(self) -> None:
-        self._woken = False
+        self.woken = False
         self._step()
 
     def _step(self) -> None:
         """Do what the policy says for this moment: launch, wait, or, closing with nothing left, end."""
-        now_s = self._clock()
+        now_s = self.clock()
         self._answer_late(now_s)
-        if self._adaptive is not None and self._closed is None:
-            self._step_adaptive(self._adaptive, now_s)
+        if self.adaptive is not None and self._closed is None:
+            self._step_adaptive(self.adaptive, now_s)
             return
-        oldest = self._queue.oldest()
+        oldest = self.queue.oldest()
         waited_s = now_s - oldest.arrived_s if oldest is not None else 0.0
-        step = decide(self.policy, Load(self._queue.rows, waited_s, self._in_flight_batches, self._closed is not None))
+        step = decide(self.policy, Load(self.queue.rows, waited_s, self.in_flight_batches, self._closed is not None))
         if step.take_rows:
             self._launch(step.take_rows, step.reason, waited_s, now_s)
-        elif self._in_flight_batches:
+        elif self.in_flight_batches:
             return
         elif oldest is None:
             if self._closed is not None:
@@ -220,8 +253,8 @@ class Batcher:
             self._wait_timer = self._loop.call_later(max(step.wait_s, TICK_S), self._on_wait)
 
     def _step_adaptive(self, adaptive: Adaptive, now_s: float) -> None:
-        while (oldest := self._queue.oldest()) is not None:
-            wants = adaptive.decide(now_s, self._queue.rows, self._in_flight_batches, oldest.deadline_s)
+        while (oldest := self.queue.oldest()) is not None:
+            wants = adaptive.decide(now_s, self.queue.rows, self.in_flight_batches, oldest.deadline_s)
             if wants.take_rows:
                 self._launch(wants.take_rows, wants.reason, now_s - oldest.arrived_s, now_s)
             elif wants.refuse:
@@ -237,7 +270,7 @@ class Batcher:
     def _refuse(self, entry: Entry, now_s: float) -> None:
         """Answer a request that cannot be in time while there is still time to ask elsewhere, or to come back."""
         left_s = max(entry.deadline_s - now_s, 0.0)
-        queued = self._queue.rows
+        queued = self.queue.rows
         late = Overloaded(
             f"{self.name} cannot answer within the {left_s:.3f} s that are left, with {queued} rows queued",
             self._drain.retry_after_s(queued, 0.0),
@@ -255,9 +288,9 @@ class Batcher:
         if self._wait_timer is not None:
             self._wait_timer.cancel()
             self._wait_timer = None
-        entries, full = self._queue.take(take_rows)
+        entries, full = self.queue.take(take_rows)
         batch = Batch(entries, waited_s, "full" if full else reason)
-        self._in_flight_batches += 1
+        self.in_flight_batches += 1
         self._in_flight_rows += batch.rows
         self._launched_s = now_s
         try:
@@ -277,27 +310,30 @@ class Batcher:
             log.debug("%s: the event loop closed during a run; nobody is left to answer", self.name)
             self._thread.stop()
 
-    def _lost(self, batch: Batch, error: BaseException) -> list[Outcome]:
+    def _lost(self, batch: Batch, error: BaseException) -> Outcomes:
         log.critical("%s: a batch failed in the batcher itself", self.name, exc_info=error)
         return [(None, ModelFailed(f"{self.name} failed: {type(error).__name__}: {error}")) for _ in batch.entries]
 
-    def _finish(self, batch: Batch, outcomes: list[Outcome], records: list[BatchRecord]) -> None:
-        now_s = self._clock()
-        self._in_flight_batches -= 1
+    def _finish(self, batch: Batch, outcomes: Outcomes, records: list[BatchRecord]) -> None:
+        now_s = self.clock()
+        self.in_flight_batches -= 1
         self._in_flight_rows -= batch.rows
         launched_s = self._launched_s
         self._drain = self._drain.after(batch.rows or 1, now_s - launched_s)
-        if self._adaptive is not None:
+        if self.adaptive is not None:
             # Retries of a batch that failed say nothing about what a run costs.
             rows = records[0].padded_rows if len(records) == 1 and not records[0].failed else 0
-            self._adaptive.finished(now_s, rows, now_s - launched_s, self._queue.rows + self._in_flight_rows)
+            self.adaptive.finished(now_s, rows, now_s - launched_s, self.queue.rows + self._in_flight_rows)
         # First the next batch, then the answers to this one: the model works while they are written.
         self._step()
         if self._anybody_asks:
             _tell_journeys(batch, launched_s, now_s)
-        for entry, (outputs, error) in zip(batch.entries, outcomes, strict=True):
+        for entry, outcome in zip(batch.entries, outcomes, strict=True):
             try:
-                entry.answer(outputs, error)
+                if isinstance(outcome, list):
+                    entry.answer_each(outcome)
+                else:
+                    entry.answer(*outcome)
             except BaseException as end:
                 self._raise_later(end)
         if self._observer is not None:
@@ -319,10 +355,10 @@ class Batcher:
             self._deadline_timer = None
         next_s = self._deadlines.next_s()
         if next_s is not None:
-            self._deadline_timer = self._loop.call_later(max(next_s - self._clock(), TICK_S), self._on_deadline)
+            self._deadline_timer = self._loop.call_later(max(next_s - self.clock(), TICK_S), self._on_deadline)
 
     def _on_deadline(self) -> None:
-        self._answer_late(self._clock())
+        self._answer_late(self.clock())
         self._watch_deadlines()
 
     def _answer_late(self, now_s: float) -> None:
@@ -344,6 +380,7 @@ class Batcher:
         """
         if self._closed is None:
             self._closed = self._loop.create_future()
+            self.closing = True
             self._step()
         await asyncio.shield(self._closed)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 from stfs.errors import RequestError
 from stfs.signature import Tensors
@@ -46,6 +46,9 @@ class Entry:
 
     __slots__ = ("arrived_s", "deadline_s", "inputs", "journey", "key", "queue", "reply", "rows")
 
+    requests = 1
+    """How many requests it is made of; only a lane's group is of more."""
+
     def __init__(
         self,
         inputs: Tensors,
@@ -70,6 +73,18 @@ class Entry:
     def answered(self) -> bool:
         """Whether nobody waits for this any more. May be read on any thread: once true it stays true."""
         return self.reply is None
+
+    def part(self, limit_rows: int, *, least_one: bool) -> Entry | None:
+        """Its first requests, of ``limit_rows`` rows at most, as an entry of their own; ``None``: it stays whole."""
+        return None
+
+    def alone(self, inputs: Tensors) -> list[Entry]:
+        """Its requests, each an entry to be run by itself; ``inputs`` are its own. The model's thread."""
+        return [self]
+
+    def answer_each(self, outcomes: Sequence[tuple[Tensors | None, RequestError | None]]) -> None:
+        """Answer each of its requests; for an entry of several."""
+        raise NotImplementedError("one request has one outcome")
 
     def cancel(self) -> None:
         """Take the request back: its reply will not be called. Does nothing once it has been answered.
@@ -110,10 +125,12 @@ class Queue:
     gather, all at once: a step costs amortised constant time whatever the number of keys and of cancellations.
     """
 
-    __slots__ = ("_lanes", "_order", "_sweep_at", "rows")
+    __slots__ = ("_lanes", "_order", "_sweep_at", "newest", "rows")
 
     def __init__(self) -> None:
         self.rows = 0
+        self.newest: Entry | None = None
+        """What joined last, perhaps no longer here. A group that is still the last may grow."""
         self._order: deque[Entry] = deque()
         self._lanes: dict[Hashable, deque[Entry]] = {}
         self._sweep_at = 1024
@@ -123,6 +140,7 @@ class Queue:
         if len(self._order) >= self._sweep_at:
             self._sweep()
         entry.queue = self
+        self.newest = entry
         self.rows += entry.rows or 1
         self._order.append(entry)
         lane = self._lanes.get(entry.key)
@@ -143,8 +161,9 @@ class Queue:
     def take(self, limit_rows: int) -> tuple[list[Entry], bool]:
         """The oldest entry and those of its key that follow, whole and in order, up to ``limit_rows`` rows in all.
 
-        It stops at the first that does not fit, so that equals are never reordered. The first entry is taken whatever
-        its size. The flag is true if the batch is full: it has its rows, or the next entry was too large for the rest.
+        It stops at the first that does not fit, so that equals are never reordered; of a group of requests it takes
+        those that do. The first request is taken whatever its size. The flag is true if the batch is full: it has its
+        rows, or the next request was too large for the rest.
         """
         oldest = self.oldest()
         if oldest is None:
@@ -156,8 +175,13 @@ class Queue:
             entry = lane[0]
             if entry.queue is not None:
                 more = rows + (entry.rows or 1)
-                if taken and more > limit_rows:
-                    break
+                if more > limit_rows:
+                    part = entry.part(limit_rows - rows, least_one=not taken)
+                    if part is not None:
+                        rows += part.rows
+                        taken.append(part)
+                    if taken:
+                        break
                 rows = more
                 entry.queue = None
                 taken.append(entry)

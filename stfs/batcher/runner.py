@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import islice, repeat
 
 from stfs.batcher.batch import merge, split
 from stfs.batcher.policy import BatchPolicy, padded_rows
@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 Run = Callable[[Tensors], Tensors]
 Outcome = tuple[Tensors | None, RequestError | None]
-"""What one entry is to be told; ``(None, None)`` for one that nobody waits for any more."""
+"""What one request is to be told; ``(None, None)`` for one that nobody waits for any more."""
+Outcomes = Sequence[Outcome | list[Outcome]]
+"""What the entries of a batch are to be told: one outcome, or for a group that failed, one for each of its requests."""
 
 _UNHEARD: Outcome = (None, None)
 _BLAMELESS = (Unavailable, DeadlineExceeded)
@@ -65,6 +67,31 @@ class Batch:
         self.queue_wait_s = queue_wait_s
         self.reason = reason
 
+    def by_request(self) -> Batch:
+        """The same with each request of a group as an entry of its own. The model's thread."""
+        if len(self.entries) == sum([entry.requests for entry in self.entries]):
+            return self
+        alone: list[Entry] = []
+        requests: list[Tensors] = []
+        for entry, inputs in zip(self.entries, self.requests, strict=True):
+            if entry.requests == 1:
+                alone.append(entry)
+                requests.append(inputs)
+            else:
+                members = entry.alone(inputs)
+                alone += members
+                requests += [member.inputs for member in members]
+        batch = Batch(alone, self.queue_wait_s, self.reason)
+        batch.requests = requests
+        return batch
+
+    def by_entry(self, outcomes: list[Outcome]) -> Outcomes:
+        """Outcomes of :meth:`by_request`'s entries as those of this batch's own."""
+        if len(outcomes) == len(self.entries):
+            return outcomes
+        rest = iter(outcomes)
+        return [next(rest) if entry.requests == 1 else list(islice(rest, entry.requests)) for entry in self.entries]
+
 
 class Runner:
     """How one model runs its batches. Stateless between batches.
@@ -82,21 +109,21 @@ class Runner:
         self._merge = merge
         self._clock = clock
 
-    def __call__(self, batch: Batch) -> tuple[list[Outcome], list[BatchRecord]]:
+    def __call__(self, batch: Batch) -> tuple[Outcomes, list[BatchRecord]]:
         """One outcome for each entry, in order, and one record for each run of the model. The model's thread."""
         records: list[BatchRecord] = []
         answers, error = self._attempt(batch, range(len(batch.entries)), batch.reason, records)
         if error is None:
             return list(zip(answers, repeat(None))), records
-        outcomes: list[Outcome]
         if isinstance(error, _BLAMELESS):
-            outcomes = [(None, error)] * len(batch.entries)
-        elif len(batch.entries) == 1:
-            outcomes = [(None, self._explain(error, batch.entries[0]))]
+            return [(None, error)] * len(batch.entries), records
+        alone = batch.by_request()
+        if len(alone.entries) == 1:
+            outcomes: list[Outcome] = [(None, self._explain(error, alone.entries[0]))]
         else:
-            outcomes = self._find_guilty(batch, records)
+            outcomes = self._find_guilty(alone, records)
         self._log_failures(outcomes)
-        return outcomes, records
+        return batch.by_entry(outcomes), records
 
     def _find_guilty(self, batch: Batch, records: list[BatchRecord]) -> list[Outcome]:
         """Retry a batch that failed as a whole, as this module's docstring tells."""
@@ -156,7 +183,8 @@ class Runner:
             failure = error
         run_s = self._clock() - start_s
         failed = failure is not None
-        records.append(BatchRecord(rows, padded, len(entries), batch.queue_wait_s, run_s, reason, failed))
+        requests_told = sum([entry.requests for entry in entries])
+        records.append(BatchRecord(rows, padded, requests_told, batch.queue_wait_s, run_s, reason, failed))
         return answers, failure
 
     def _explain(self, error: BaseException, entry: Entry) -> RequestError:

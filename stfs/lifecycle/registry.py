@@ -95,6 +95,8 @@ class Registry(Generic[M]):
         self._latest: Mapping[str, _Entry[M]] = {}  # beside the table: most requests name no version
         self._known: Mapping[str, str] = {}
         self._labels: Mapping[str, Mapping[str, int]] = {}
+        self.published: object = self._table
+        """Another object whenever a version has been published or withdrawn: what was found before may be no more."""
 
     def acquire(self, name: str, version: int | None = None) -> Handle[M]:
         """Hold a published version, the highest if ``version`` is None. On the path of every request.
@@ -161,7 +163,7 @@ class Registry(Generic[M]):
         return serving
 
     def _replace(self, table: Mapping[tuple[str, int], _Entry[M]]) -> None:
-        self._table = table
+        self._table = self.published = table
         self._latest = {name: table[name, version] for name, version in sorted(table)}  # the highest is written last
 
     def _missing(self, name: str, version: int | None) -> NotFound | Unavailable:

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <initializer_list>
 
-namespace stfs {
+namespace stfs::http {
 
 enum Verdict { OTHER = 0, WHOLE = 1, HEAD_SHORT = 2, BODY_SHORT = 3 };
 
@@ -201,4 +201,4 @@ inline Verdict scan_head(const char* start, int64_t size, Head& head) {
     return v != OTHER && head_size > kMaxHead ? OTHER : v;
 }
 
-}  // namespace stfs
+}  // namespace stfs::http

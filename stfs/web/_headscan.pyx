@@ -9,16 +9,16 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
 
-cdef extern from "headscan.hpp" namespace "stfs" nogil:
-    cdef enum Verdict "stfs::Verdict":
-        _OTHER "stfs::OTHER"
-        _WHOLE "stfs::WHOLE"
-        _HEAD_SHORT "stfs::HEAD_SHORT"
-        _BODY_SHORT "stfs::BODY_SHORT"
+cdef extern from "headscan.hpp" namespace "stfs::http" nogil:
+    cdef enum Verdict "stfs::http::Verdict":
+        _OTHER "stfs::http::OTHER"
+        _WHOLE "stfs::http::WHOLE"
+        _HEAD_SHORT "stfs::http::HEAD_SHORT"
+        _BODY_SHORT "stfs::http::BODY_SHORT"
     cdef struct Span:
         int64_t at
         int64_t size
-    cdef cppclass CHead "stfs::Head":
+    cdef cppclass CHead "stfs::http::Head":
         bint is_post
         bint asks_more
         Span path

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -28,6 +28,9 @@ from stfs.web import compression, hot_large
 from stfs.web.access_log import CLIENT_CLOSED, Carried
 from stfs.web.hot_shared import HotPath, Logged, echoed, lines, logged
 from stfs.web.infer import error_parts
+
+if TYPE_CHECKING:
+    from stfs.web._express import Express
 
 try:
     from stfs.web._headscan import BODY_SHORT, OTHER, WHOLE, Head
@@ -323,8 +326,13 @@ class _HotServer(web.Server):
     """aiohttp's server with :class:`HotHandler` for its connections."""
 
     hot: HotPath
+    express: Express | None
 
     def __call__(self) -> RequestHandler:
+        if self.express is not None:
+            from stfs.web._express import ExpressHandler
+
+            return ExpressHandler(self.express, self.hot, self, loop=self._loop, **self._kwargs)
         return HotHandler(self.hot, self, loop=self._loop, **self._kwargs)
 
 
@@ -347,4 +355,5 @@ class HotRunner(web.AppRunner):
             **stock._kwargs,
         )
         server.hot = self._hot
+        server.express = self._hot.express()
         return server

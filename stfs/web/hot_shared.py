@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from aiohttp.http import SERVER_SOFTWARE
 
+from stfs import codec
 from stfs.access.origins import Origins
 from stfs.access.scopes import Scope
 from stfs.carry import MAX_ECHOED_CHARACTERS
@@ -29,6 +30,7 @@ from stfs.web.oip import dialect as oip_dialect
 from stfs.web.tfserving import PREDICT_PATH, dialect_of
 
 if TYPE_CHECKING:
+    from stfs.web._express import Express
     from stfs.web._headscan import Head
 
 ROUTES_KEPT = 1024
@@ -101,11 +103,6 @@ class HotPath:
 
         ``served`` is the version that answered, ``more`` whole header lines.
         """
-        now = time.time()
-        if int(now) != self._second:
-            self._second = int(now)
-            date = formatdate(self._second, usegmt=True).encode()
-            self._tail = b"\r\nDate: " + date + b"\r\nServer: " + SERVER_SOFTWARE.encode() + b"\r\n\r\n"
         start = b"HTTP/1.1 200 OK\r\n" if status == 200 else _status_line(status)
         if isinstance(payload, bytes):
             body, kind = payload, b"application/json"
@@ -114,8 +111,32 @@ class HotPath:
             more = lines(payload.headers) + more
         if served is not None:
             more = b"X-Served-Model-Version: %d\r\n%b" % (served, more)
-        parts = (start, kind, more, self._fixed, len(body), self._tail, body)
+        parts = (start, kind, more, self._fixed, len(body), self.tail(), body)
         return b"%bContent-Type: %b\r\n%b%bContent-Length: %d%b%b" % parts
+
+    def opening(self, served: int) -> bytes:
+        """What :meth:`response` begins with, up to the length of the body, for JSON of that version of a model."""
+        kind = b"Content-Type: application/json\r\n"
+        return b"HTTP/1.1 200 OK\r\n%bX-Served-Model-Version: %d\r\n%bContent-Length: " % (kind, served, self._fixed)
+
+    def tail(self) -> bytes:
+        """What a response has between the length of its body and the body; it tells the time of day."""
+        now = time.time()
+        if int(now) != self._second:
+            self._second = int(now)
+            date = formatdate(self._second, usegmt=True).encode()
+            self._tail = b"\r\nDate: " + date + b"\r\nServer: " + SERVER_SOFTWARE.encode() + b"\r\n\r\n"
+        return self._tail
+
+    def express(self) -> Express | None:
+        """The express lanes, if they are compiled in and nothing is switched on that asks for more of each request."""
+        if self.access_log is not None or self._door is not None or self.timeout_s or not codec.ACCELERATED:
+            return None
+        try:
+            from stfs.web._express import Express
+        except ImportError:
+            return None
+        return Express(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ def test_deadlines_are_kept_while_the_model_is_stuck(runner):
 
     async def main():
         batcher = Batcher(gate, BatchPolicy(), name="stuck/1")
-        now_s = batcher._clock()
+        now_s = batcher.clock()
         in_flight = asyncio.create_task(batcher.infer(rows(1.0), 1, now_s + 0.25))
         await gate.entered()
         queued = asyncio.create_task(batcher.infer(rows(2.0), 1, now_s + 0.2))
