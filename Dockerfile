@@ -32,7 +32,7 @@ RUN export DEBIAN_FRONTEND=noninteractive \
     && python3 -m venv /opt/tools
 
 FROM tools AS build
-ARG EXTRAS=onnx,sklearn,tensorflow
+ARG EXTRAS=images,onnx,sklearn,tensorflow
 ARG PACKAGES=""
 RUN python3 -m venv --without-pip /opt/stfs
 # The frameworks first, for a package with no code in it: the layer holds until the requirements change.

@@ -27,7 +27,8 @@ LARGE_PIXELS = 1 << 23
 class ImagePool:
     """``threads`` of them read images of up to ``max_pixels`` pixels; ``max_bytes`` bounds the tensor of one request.
 
-    Decoding takes about 8 bytes a pixel (20 for WebP): for ``threads`` times :data:`LARGE_PIXELS`, and once ``max_pixels``.
+    Decoding takes about 8 bytes a pixel, 20 for WebP: at most for ``threads`` images of :data:`LARGE_PIXELS`, and for
+    one of ``max_pixels``.
     """
 
     def __init__(self, threads: int, max_pixels: int, max_bytes: int) -> None:

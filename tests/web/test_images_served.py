@@ -4,7 +4,7 @@ import base64
 import http.client
 import json
 import subprocess
-import threading
+import time
 import urllib.request
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +14,8 @@ import pytest
 from images.pictures import encoded, exif, noise, png_head, smooth
 from modelzoo import digits, save_estimator
 from odd_estimators import write_odd
-from onnx import TensorProto, helper, numpy_helper
-from running import SHARED_MODELS, Answer, environment, running
+from onnx import TensorProto, helper
+from running import SHARED_MODELS, Answer, basic_auth, environment, running
 from simple_models import save, write_linear
 
 pytestmark = pytest.mark.slow  # starts servers, imports TensorFlow
@@ -55,27 +55,33 @@ def echo(folder, name, shape):
     (folder / "model.py").write_text(ECHO.replace("NAME", name).replace("SHAPE", repr(shape)))
 
 
-def slow_mean(folder):
-    """``mean`` [n] of float32 NCHW images of any size, after work enough that requests meet in a batch."""
-    size = 600
-    nodes = [
-        helper.make_node("MatMul", ["big", "big"], ["busy"]),
-        helper.make_node("ReduceSum", ["busy"], ["sum"], keepdims=0),
-        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
-        helper.make_node("ReduceMean", ["x"], ["means"], axes=[1, 2, 3], keepdims=0),
-        helper.make_node("Add", ["means", "nothing"], ["mean"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "mean",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
-        [helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["n"])],
-        [
-            numpy_helper.from_array(np.ones((size, size), np.float32), "big"),
-            numpy_helper.from_array(np.float32(0), "zero"),
-        ],
-    )
-    save(graph, folder)
+MEAN = """
+import time
+from pathlib import Path
+
+class Model:
+    signature = {
+        "inputs": [{"name": "x", "dtype": "float32", "shape": [None, 3, 8, 8]}],
+        "outputs": [{"name": "mean", "dtype": "float32", "shape": [None]}],
+    }
+
+    def __init__(self, folder):
+        self.gate = Path(folder) / "gate"
+
+    def predict(self, inputs):
+        if (inputs["x"] == HELD).any():
+            end = time.monotonic() + 60
+            while not self.gate.exists() and time.monotonic() < end:
+                time.sleep(0.005)
+        return {"mean": inputs["x"].mean((1, 2, 3))}
+"""
+HELD = 77
+
+
+def mean(folder):
+    """``mean`` [n] of images; one of value ``HELD`` keeps the model busy until there is a file ``gate`` beside it."""
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(MEAN.replace("HELD", str(HELD)))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +95,7 @@ def folder(tmp_path_factory):
     identity(folder / "two" / "1", TensorProto.FLOAT, ["n", 16, 12, 3], keep_prob=1)
     echo(folder / "text" / "1", "images", [None])
     echo(folder / "raw" / "1", "image_bytes", [None, 1])
-    slow_mean(folder / "mean" / "1")
+    mean(folder / "mean" / "1")
     write_linear(folder / "linear" / "1")
     write_odd(folder / "odd" / "1")
     return folder
@@ -282,23 +288,28 @@ def test_a_compressed_form_is_read(server):
     assert got.status == 200
 
 
-def test_images_sent_at_once_share_batches_and_each_gets_its_own_answer(server):
-    before = server.metric("stfs_batches_total", model="mean")
-    values = list(range(10, 250, 5))
-    begin = threading.Barrier(len(values))
+def wait_for(condition):
+    end_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
 
+
+def test_images_sent_at_once_share_batches_and_each_gets_its_own_answer(server, folder):
     def one(value):
-        content_type, body = form(
-            ("model_name", "mean"), ("image", encoded(np.full((8, 8, 3), value, np.uint8)), f"{value}.png")
-        )
-        begin.wait(60)
-        return server.call("POST", "/", body, {"Content-Type": content_type})
+        return post(server, ("model_name", "mean"), ("image", encoded(np.full((8, 8, 3), value, np.uint8)), "a.png"))
 
-    with ThreadPoolExecutor(len(values)) as pool:
-        answers = list(pool.map(one, values))
-    assert [round(got.json["mean"][0]) for got in answers] == values
-    batches = server.metric("stfs_batches_total", model="mean") - before
-    assert 0 < batches < len(values)
+    before = server.metric("stfs_batches_total", model="mean")
+    values = list(range(10, 250, 10))
+    with ThreadPoolExecutor(len(values) + 1) as pool:
+        held = pool.submit(one, HELD)
+        wait_for(lambda: server.metric("stfs_in_flight_rows", model="mean") == 1)
+        answers = pool.map(one, values)
+        wait_for(lambda: server.metric("stfs_queued_rows", model="mean") == len(values))
+        (folder / "mean" / "1" / "gate").touch()
+        assert [round(got.json["mean"][0]) for got in answers] == values
+        assert held.result().json == {"mean": [HELD]}
+    assert server.metric("stfs_batches_total", model="mean") - before <= 1 + len(values) // 2
 
 
 def test_a_request_is_counted_and_told_where_its_time_went(server):
@@ -308,6 +319,13 @@ def test_a_request_is_counted_and_told_where_its_time_went(server):
     assert got.headers["X-Request-Id"] == "r1"
     assert "decode;dur=" in got.headers["Server-Timing"]
     assert server.metric("stfs_requests_total", **labels) == before + 1
+
+
+def test_a_deadline_that_passes_is_told(server):
+    photo = encoded(smooth(1200, 1600), "JPEG")
+    assert len(photo) < MAX_REQUEST_BYTES // 2
+    late = post(server, ("model_name", "nhwc"), ("image", photo, "a.jpg"), headers={"X-Request-Timeout-Ms": "1"})
+    assert (late.status, "deadline" in late.error) == (504, True)
 
 
 def files_below(folder):
@@ -336,10 +354,13 @@ def test_nothing_is_written_unless_it_is_said_where(folder, tmp_path, said):
 
 def test_limits_and_choices_are_options(folder):
     options = ["--max_image_pixels=150", "--image_resize=exact", "--image_channels=bgr"]
-    with running(str(folder / "nhwc"), *options, "--request_timeout_s=50") as server:
-        assert "192 pixels" not in (got := post(server, GOOD)).body.decode()
+    who = basic_auth("ana", "secret")
+    auth = ["--enable_auth", "--auth_username=ana", "--auth_password=secret"]
+    with running(str(folder / "nhwc"), *options, *auth) as server:
+        assert post(server, GOOD).status == 401
+        got = post(server, GOOD, headers=who)
         assert "over the limit of 150: send it smaller or raise --max_image_pixels" in got.error
-        small = post(server, ("image", encoded(noise(8, 8)), "s.png"))
+        small = post(server, ("image", encoded(noise(8, 8)), "s.png"), headers=who)
         assert 'file "s.png" has 8 by 8 pixels, and the model takes 16 by 12' in small.error
 
 
