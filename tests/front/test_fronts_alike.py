@@ -133,11 +133,17 @@ def test_a_head_has_no_body(pair):
     assert all(one.rest.startswith(b"HTTP/1.1 200 OK") and one.rest.count(b"HTTP/1.1 200 OK") == 2 for one in heard)
 
 
+ONCE = pytest.mark.parametrize("pair", ["shared"], indirect=True)
+"""What HTTP alone decides is the same whatever stands behind it."""
+
+
+@ONCE
 @pytest.mark.parametrize("message", [case[1] for case in TRAPS + CUT], ids=[case[0] for case in TRAPS + CUT])
 def test_a_trap_on_a_kept_connection(pair, message):
     pair.agree([[message, GOOD]] * 2)
 
 
+@ONCE
 @pytest.mark.parametrize(
     "message", [case[1] for case in REFUSED_BY_ITS_HEAD], ids=[case[0] for case in REFUSED_BY_ITS_HEAD]
 )
