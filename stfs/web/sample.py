@@ -15,13 +15,13 @@ from stfs.history import NOTHING, Counts, History, Now, counts_by_model, outcome
 from stfs.lifecycle.record import ModelStatus
 from stfs.metrics import Snapshot
 from stfs.web.models import worker_processes
-from stfs.web.usage import Gpu, Processor, Usage, cores, memory_limit_bytes, of_process
+from stfs.web.usage import Gpu, Processor, Usage, children, cores, memory_limit_bytes, of_process
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """The server at one moment. ``gauges``: for each model its rows queued and in flight. ``memory_bytes`` and
-    ``cpu_cores`` are this process's and its workers'.
+    ``cpu_cores`` are of this process and those that it has started (models' workers, front ends).
     """
 
     snapshot: Snapshot
@@ -43,9 +43,10 @@ class Sampler:
         """The server now; ``at_s`` is of a clock that never goes back."""
         statuses = self._context.manager.status()
         gauges = {status.name: (0, 0) for status in statuses}
-        used: dict[int | None, Usage] = {}  # by process: several models may share a worker's
-        if (own := of_process()) is not None:
-            used[None] = own
+        used: dict[int | None, Usage] = {}
+        for pid in (None, *children()):
+            if (usage := of_process(pid)) is not None:
+                used[pid] = usage
         for name, versions in self._context.registry.serving().items():
             queued = in_flight = 0
             for version in versions:
@@ -53,9 +54,6 @@ class Sampler:
                     model = handle.model
                     queued += model.queued_rows()
                     in_flight += model.in_flight_rows()
-                    worker = model.worker
-                    if worker is not None and worker.pid is not None and (theirs := of_process(worker.pid)) is not None:
-                        used[worker.pid] = theirs
             if name in gauges:
                 gauges[name] = queued, in_flight
         snapshot = self._context.metrics.snapshot()

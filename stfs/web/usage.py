@@ -5,6 +5,7 @@ Must not live here: when it is asked, who is shown it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable
@@ -49,6 +50,18 @@ def of_process(pid: int | None = None) -> Usage | None:
         return Usage((int(fields[11]) + int(fields[12])) / _TICKS, resident * _PAGE_BYTES)
     except (OSError, ValueError, IndexError):
         return None
+
+
+def children() -> list[int]:
+    """The processes that this one has started and that live: workers, front ends. None where Linux does not tell.
+
+    ``/proc/PID/task/TID/children`` of proc(5): those that each thread has started.
+    """
+    found: list[int] = []
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError, ValueError):  # the thread has ended meanwhile
+            found += map(int, listed.read_text().split())
+    return found
 
 
 def cores() -> int:

@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from stfs.web.usage import Gpu, Gpus, Processor, Usage, cores, memory_limit_bytes, of_process
+from stfs.web.usage import Gpu, Gpus, Processor, Usage, children, cores, memory_limit_bytes, of_process
 
 
 def test_a_process_is_told_as_the_system_tells_it():
@@ -23,13 +23,16 @@ def test_a_process_is_told_as_the_system_tells_it():
 def test_a_process_whose_name_is_odd_is_told_and_one_that_has_gone_is_not(tmp_path):
     odd = tmp_path / "a) 9 (b"
     odd.symlink_to(sys.executable)
-    code = "import sys; sys.stdin.read()"
-    with subprocess.Popen([odd, "-c", code], stdin=subprocess.PIPE) as process:
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([odd, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"\n"  # it runs
         usage = of_process(process.pid)
         assert usage is not None
         assert usage.memory_bytes > 1 << 20
+        assert process.pid in children()
         process.communicate()
     assert of_process(process.pid) is None
+    assert process.pid not in children()
 
 
 def test_cores_in_use_are_those_of_processes_seen_twice():
