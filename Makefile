@@ -3,6 +3,7 @@
 #   make test    every test
 #   make check   the fast loop: lint, types, unit tests
 #   make bench   the benchmarks
+#   make test-clients   the generated clients in every language; installs compilers and interpreters, which needs root
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -14,7 +15,7 @@ BESIDE = $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),mxnet cntk xg
 # What an editable install is made of; Python files are read in place and need no new install.
 BUILT_FROM = pyproject.toml setup.py constraints.txt $(wildcard stfs/*.pyx stfs/*/*.pyx stfs/*/*.pxd stfs/native/*)
 
-.PHONY: demo protos test check lint types unit bench image-test clean
+.PHONY: demo protos test test-clients check lint types unit bench image-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +41,24 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-test $(VENV)/.beside
 	$(BIN)/python -m pytest
+
+# What generated clients run on. Without it, make test runs those whose tools are there and skips the others.
+CLIENT_TOOLS = curl nodejs npm golang-go openjdk-17-jdk-headless mono-mcs mono-runtime libmono-system-net-http4.0-cil \
+	cargo librust-ureq-dev g++ libcurl4-openssl-dev ruby php-cli php-curl erlang-base erlang-inets erlang-ssl \
+	lua5.4 lua-socket lua-sec lua-dkjson perl libio-socket-ssl-perl r-base-core r-cran-httr r-cran-jsonlite openssl
+
+$(VENV)/.client-tools: Makefile | $(VENV)/.installed-test
+	apt-get update --quiet
+	# What comes from elsewhere (Node.js, Rust) may be newer than Debian's and stays.
+	DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet --no-install-recommends \
+		$(filter-out $(if $(shell command -v node),nodejs npm) $(if $(shell command -v cargo),cargo) \
+		$(if $(shell command -v javac),openjdk-17-jdk-headless),$(CLIENT_TOOLS))
+	mkdir -p $(VENV)/clients
+	npm install --prefix $(VENV)/clients --no-audit --no-fund typescript@7.0.2 @types/node@26 newman@6.2.2
+	touch $@
+
+test-clients: $(VENV)/.installed-test $(VENV)/.client-tools
+	STFS_TEST_CLIENTS=1 $(BIN)/python -m pytest tests/clients
 
 check: lint types unit
 

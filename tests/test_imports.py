@@ -14,6 +14,7 @@ ROOMS = [
     "errors",
     "signature",
     "images",
+    "clients",
     "metrics",
     "history",
     "codec",
@@ -57,7 +58,7 @@ FORBIDDEN = {
 ONLY_IN = {
     "aiohttp": {"web", "front", "server"},
     "prometheus_client": {"web"},
-    "jinja2": {"web"},
+    "jinja2": {"clients", "web"},
     "uvloop": {"front", "process"},
     "grpc": {"rpc"},
     "zstandard": {"web"},

@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from stfs.context import Context
-from stfs.web import dashboard, hot, images, metrics, metrics_tfserving, models, oip, openapi, pages, tfserving
+from stfs.web import clients, dashboard, hot, images, metrics, metrics_tfserving, models, oip, openapi, pages, tfserving
 from stfs.web.access_log import AccessLog, logging_middleware, open_log
 from stfs.web.guard import guard, prepare
 from stfs.web.hot_shared import HotPath
@@ -68,6 +68,7 @@ def make_app(
         ]
     )
     dashboard.add_routes(app)
+    clients.add_routes(app)
     openapi.add_routes(app)
     return app
 
