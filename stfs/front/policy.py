@@ -2,7 +2,7 @@
 
 A model that is shared runs once, in the main process: one copy in memory, batches across all fronts, a way through
 shared memory for each request. A model that is replicated runs in every front: a copy each, batches of what that front
-has received, no way to go. For a model whose run costs less than the way there, the second is quicker.
+has received, no way to go, and as many runs at once as there are fronts. For a small model the second is quicker.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 REPLICATED_RUN_S = 1e-3
-"""With ``auto``, one row may cost this much in a model that is replicated. Of a dearer one, more is saved by batches across
-all fronts, and by runs on several cores, than by the shorter way."""
+"""With ``auto``, one row may cost this much in a model that is replicated. Of a dearer one, more is saved by batches
+across all fronts, and by runs on several cores, than by the shorter way."""
 
 REPLICATED_BYTES = 64 << 20
 """With ``auto``, the files of a model that is replicated are no larger: each front has them in memory."""
