@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from stfs.batcher.adaptive import Adaptive, Cost, Wants, fit_cost
+from stfs.batcher.adaptive import Adaptive, Cost, Wants
+from stfs.calibration import calibrate
 
 NOISE = 0.08
 
@@ -75,11 +76,8 @@ class Fixed(Policy):
 class Product(Policy):
     """The product's policy, calibrated as it is when a model is loaded."""
 
-    def __init__(self, profile: Profile, rng: random.Random, calibrate: bool = True) -> None:
-        sizes = [1 << i for i in range(profile.max_rows.bit_length())]
-        samples = [(b, profile.of(b) * (1 + rng.gauss(0, NOISE))) for b in sizes]
-        known: Cost | None = fit_cost(samples) if calibrate else None
-        self.core = Adaptive(profile.max_rows, known)
+    def __init__(self, profile: Profile, rng: random.Random, calibrated: bool = True) -> None:
+        self.core = Adaptive(profile.max_rows, _calibrated(profile, rng) if calibrated else None)
 
     def arrived(self, now: float, present: int) -> None:
         self.core.arrived(now, 1, present)
@@ -89,6 +87,21 @@ class Product(Policy):
 
     def decide(self, now: float, queued: int, in_flight: int, deadline: float, arrived: float) -> Wants:
         return self.core.decide(now, queued, in_flight, deadline)
+
+
+def _calibrated(profile: Profile, rng: random.Random) -> Cost | None:
+    now_s = 0.0
+
+    def run(rows: int) -> None:
+        nonlocal now_s
+        now_s += noisy(profile.of(rows), rng)
+
+    return calibrate(run, lambda rows: rows, profile.max_rows, lambda: now_s)  # type: ignore[arg-type,return-value]
+
+
+def noisy(seconds: float, rng: random.Random) -> float:
+    """A run that should take ``seconds``, as long as it takes this time."""
+    return seconds * max(0.2, 1 + rng.gauss(0, NOISE))
 
 
 @dataclass
@@ -209,6 +222,8 @@ def simulate(
             in_flight = []
             busy = False
             policy.finished(now, rows, launched[1], len(queue))
+        if events and events[0][0] == now and kind != "timer":
+            continue  # as in the batcher, what happens in one turn of the loop is decided upon together
         while queue:
             deadline = queue[0] + slo_s
             wants = policy.decide(now, len(queue), 1 if busy else 0, deadline, queue[0])
@@ -221,7 +236,7 @@ def simulate(
                 continue
             if wants.take_rows:
                 in_flight = [queue.popleft() for _ in range(min(wants.take_rows, len(queue)))]
-                run_s = profile.of(len(in_flight)) * max(0.2, 1 + rng.gauss(0, NOISE)) * slower(now)
+                run_s = noisy(profile.of(len(in_flight)), rng) * slower(now)
                 launched = (now, run_s)
                 busy = True
                 push(now + run_s, "finish")

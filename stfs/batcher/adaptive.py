@@ -1,10 +1,11 @@
 """The adaptive policy: what is learnt of a model and of its load, and what follows for the next batch.
 
 Eager with one batch in flight is within a per cent of the optimum at every load where batching pays (Poisson arrivals).
-It falls short in three places, and only there does this differ from it. Clients that wait for their answers before they
+It falls short in four places, and only there does this differ from it. Clients that wait for their answers before they
 ask again (a closed loop) split into cohorts that take turns: then a batch waits for the rest of them, if waiting has
 paid so far. Where a row costs more than a run (beta > alpha), full batches make everybody wait for the last row: then
-they are smaller. And requests that cannot be answered in time are refused just before their batch would leave.
+they are smaller. Where clients stay away for longer than a cheap run's fixed cost, two cohorts that take turns keep the
+model busier than one. And requests that cannot be answered in time are refused just before their batch would leave.
 
 No clock is read here: times come in as seconds of any one clock. Must not live here: queues, timers, threads.
 """
@@ -30,8 +31,13 @@ late at three times what the model can do; with two, requests are refused that c
 MOST_LOAD = 0.95
 TRY_EVERY = 64
 """Batches between two attempts at waiting, while it has not paid."""
-RATE_RUNS = 5.0
+RATE_RUNS = 20.0
 """The arrival rate is that of so many times the duration of a full batch."""
+SHAPE_FORGETTING = 0.999
+"""As FORGETTING, for how much more a run costs than a row: that is a matter of the model rather than of the hour, and
+where runs cost little it takes hundreds of them to tell."""
+SPEED_STEP = 0.05
+"""Weight of one run in how fast the model is now, against how fast it was at load."""
 _LONG_S = 3600.0
 """Nothing that is this far apart belongs together."""
 
@@ -102,6 +108,49 @@ class CostFit:
         self.cost = Cost(max(mean_d - beta * mean_b, 0.0), beta, min(math.sqrt(self._error), MOST_SIGMA))
 
 
+class ShapeFit:
+    """How runs' cost grows with rows, where a row costs more than a run; begun from what was timed at load.
+
+    Timing at load tells beta well and alpha badly there: alpha is the small difference of two large and noisy figures,
+    and batches that are too small for the true one may not carry the load. So runs that serve are weighed in, each by
+    its relative error. What was timed at load stays in for good, scaled to the speed of now: batches of one size say
+    nothing about the slope, and a fit that shapes the batches it is fed with must not confirm itself.
+    """
+
+    __slots__ = ("_b", "_bb", "_bd", "_d", "_known", "_max_rows", "_prior", "_speed", "_w", "cost")
+
+    def __init__(self, known: Cost, max_rows: int) -> None:
+        self._known = known
+        self._max_rows = max_rows
+        timed = [(known.of(1 << i) ** -2, 1 << i) for i in range(max_rows.bit_length())]
+        self._prior = (sum(w for w, _ in timed), sum(w * b for w, b in timed), sum(w * b * b for w, b in timed))
+        self._w = self._b = self._d = self._bb = self._bd = 0.0
+        self._speed = 1.0
+        self.cost = Cost(max(known.alpha_s, known.beta_s / max_rows), known.beta_s)
+        """Alpha is never quite nothing, or batches of one would be all that is ever seen."""
+
+    def add(self, rows: int, run_s: float) -> None:
+        """One run of ``rows`` took ``run_s`` seconds."""
+        known = self._known
+        expected_s = known.of(rows)
+        times = max(min(run_s / expected_s, 3 * self._speed), 1e-6)  # a hiccup counts, but not for all it took
+        self._speed += SPEED_STEP * (times - self._speed)
+        as_timed_s = times * expected_s / self._speed
+        w, keep = expected_s**-2, SHAPE_FORGETTING
+        self._w = keep * self._w + w
+        self._b = keep * self._b + w * rows
+        self._bb = keep * self._bb + w * rows * rows
+        self._d = keep * self._d + w * as_timed_s
+        self._bd = keep * self._bd + w * rows * as_timed_s
+        prior_w, prior_b, prior_bb = self._prior
+        w, b, bb = self._w + prior_w, self._b + prior_b, self._bb + prior_bb
+        d = self._d + known.alpha_s * prior_w + known.beta_s * prior_b
+        bd = self._bd + known.alpha_s * prior_b + known.beta_s * prior_bb
+        beta = min(max((bd * w - b * d) / (bb * w - b * b), 0.0), d / b)
+        alpha = max((d - beta * b) / w, beta / self._max_rows)
+        self.cost = Cost(alpha * self._speed, beta * self._speed)
+
+
 class Wants(NamedTuple):
     """What to do now: ``refuse`` the oldest request; or run up to ``take_rows``; or, if that is 0, look again.
 
@@ -125,21 +174,21 @@ class Adaptive:
     Of arrivals it need be told only while it ``watches``.
 
     ``max_rows`` is the largest batch. ``calibrated`` is what runs cost as measured when the model was loaded: where
-    beta > alpha the size of batches follows from it and not from the fit, since a fit that shapes the batches it is
-    fed with confirms itself.
+    beta > alpha the size of batches follows from it (:class:`ShapeFit`).
     """
 
     __slots__ = (
         "_began_rows",
-        "_calibrated",
         "_deferred_rows",
         "_deferring_since_s",
+        "_finished_rows",
         "_fit",
         "_gap_s",
         "_integral",
         "_last_arrival_s",
         "_last_change_s",
         "_last_finish_s",
+        "_left_rows",
         "_max_rows",
         "_peak",
         "_population",
@@ -147,6 +196,7 @@ class Adaptive:
         "_rate_at_s",
         "_rows_cost_most",
         "_score",
+        "_shape",
         "_since_try",
         "_slots",
         "watches",
@@ -154,7 +204,6 @@ class Adaptive:
 
     def __init__(self, max_rows: int, calibrated: Cost | None = None, slots: int = 1) -> None:
         self._max_rows = max_rows
-        self._calibrated = calibrated
         self._slots = slots
         self._fit = CostFit()
         if calibrated is not None:
@@ -165,6 +214,10 @@ class Adaptive:
         self._last_arrival_s = -math.inf
         self._last_finish_s = -math.inf
         self._rows_cost_most = calibrated is not None and calibrated.beta_s > calibrated.alpha_s
+        self._shape: ShapeFit | None = None
+        if calibrated is not None and self._rows_cost_most and max_rows > 1:
+            self._shape = ShapeFit(calibrated, max_rows)
+        self._finished_rows = self._left_rows = 0
         self._peak = 0
         self._population = 0.0
         self._rate = 0.0
@@ -205,8 +258,11 @@ class Adaptive:
         """
         if rows:
             self._fit.add(rows, run_s)
+            if self._shape is not None:
+                self._shape.add(rows, run_s)
             self.watches = self._rows_cost_most or self._fit.cost.alpha_s > LEAST_ALPHA_S / 2
         self._last_finish_s = now_s
+        self._finished_rows, self._left_rows = rows, present_rows
         self._population = max(self._population + (self._peak - self._population) / 8, self._peak)
         self._peak = present_rows
 
@@ -235,18 +291,33 @@ class Adaptive:
                     self._deferred_rows = self._began_rows = queued_rows
                     self._integral = 0.0
                 return Wants(0, wait_s, "")
+            if self._halves(now_s, queued_rows):
+                cap = (queued_rows + 1) // 2
         reason = self._end_deferral(now_s, queued_rows)
         self._since_try += 1
         return Wants(cap, 0.0, reason)
 
     def _cap(self, queued_rows: int) -> int:
         """Rows that the next batch had better not exceed: all of them, but where a row costs more than a run."""
-        known = self._calibrated
-        if known is None or not self._rows_cost_most:
+        if self._shape is None:
             return self._max_rows
+        known = self._shape.cost
         load = min(MOST_LOAD, self._rate * known.of(self._max_rows) / self._max_rows)
         best = math.sqrt(2 * queued_rows * known.alpha_s / (known.beta_s * (1 - load)))
         return min(self._max_rows, max(1, round(best)))
+
+    def _halves(self, now_s: float, queued_rows: int) -> bool:
+        """Whether those that came back together had better take turns: the model would be idle for less of the time.
+
+        ``n`` clients that stay away for ``t`` get n / (l(n) + t) answers a second as one cohort, and as two, one being
+        away while the other is served, n / (2 alpha + beta n): more, if t > alpha. Where alpha is worth a timer, those
+        who did not come back as one would lose more by this than the others gain.
+        """
+        cost = self._fit.cost
+        if cost.alpha_s > LEAST_ALPHA_S / 2 or queued_rows < 2 or self._rows_cost_most:
+            return False
+        all_back = not self._left_rows and queued_rows >= self._finished_rows
+        return all_back and cost.alpha_s < now_s - self._last_finish_s < 4 * cost.of(queued_rows)
 
     def _probes(self, now_s: float, queued_rows: int, in_flight: int) -> bool:
         """Whether to run what cannot be in time all the same: if nothing ever ran, nothing would be learnt."""

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from stfs.batcher.adaptive import LEAST_BATCHES, NOTHING, REFUSE, Adaptive, Cost, CostFit, Wants, fit_cost
+from stfs.batcher.adaptive import LEAST_BATCHES, NOTHING, REFUSE, Adaptive, Cost, CostFit, ShapeFit, Wants, fit_cost
 
 GPU = Cost(4e-3, 0.08e-3, 0.05)
 LIN = Cost(0.2e-3, 3e-3, 0.05)
@@ -122,6 +122,52 @@ def test_batches_are_smaller_where_a_row_costs_more_than_a_run():
     assert sizes[1] < 8
     assert sizes[-1] <= 32
     assert Adaptive(128, GPU).decide(0.0, 8, 0, math.inf).take_rows == 128
+
+
+def test_what_timing_at_load_got_wrong_is_learnt_from_runs():
+    rng = random.Random(3)
+    for wrong in (Cost(0.0, 3.2e-3), Cost(1e-3, 2.9e-3)):
+        shape = ShapeFit(wrong, 32)
+        assert shape.cost.alpha_s > 0, "or batches of one would be all that is ever seen"
+        for _ in range(3000):
+            rows = rng.choice((1, 2, 4))
+            shape.add(rows, 2 * LIN.of(rows) * (1 + rng.gauss(0, 0.02)))
+        assert shape.cost.alpha_s / shape.cost.beta_s == pytest.approx(LIN.alpha_s / LIN.beta_s, rel=0.4)
+        assert shape.cost.of(8) == pytest.approx(2 * LIN.of(8), rel=0.03), "at the speed of now"
+
+
+def test_batches_of_one_size_keep_the_shape_that_was_timed():
+    shape = ShapeFit(LIN, 32)
+    for _ in range(3000):
+        shape.add(1, LIN.of(1))
+    assert shape.cost.alpha_s == pytest.approx(LIN.alpha_s, rel=0.01)
+    for _ in range(300):
+        shape.add(1, 3 * LIN.of(1))
+    assert shape.cost.alpha_s == pytest.approx(3 * LIN.alpha_s, rel=0.6)
+    assert shape.cost.beta_s == pytest.approx(3 * LIN.beta_s, rel=0.05), "nor does a change of speed change it much"
+
+
+def test_a_shape_stands_hiccups_and_runs_of_no_time():
+    shape = ShapeFit(LIN, 32)
+    for run_s in (0.0, 1e9, LIN.of(2)) * 100:
+        shape.add(2, run_s)
+        assert 0 < shape.cost.alpha_s < math.inf
+        assert 0 < shape.cost.beta_s < math.inf
+
+
+def test_clients_that_stay_away_longer_than_a_cheap_run_take_turns():
+    cheap = Cost(0.05e-3, 0.01e-3, 0.05)
+    policy, now = learnt(cheap, rows=8)
+    policy.finished(now, 8, cheap.of(8), 0)
+    away = 0.1e-3
+    assert policy.decide(now + away, 8, 0, math.inf).take_rows == 4
+    assert policy.decide(now + away, 7, 0, math.inf).take_rows == 128, "one of them is missing"
+    assert policy.decide(now + cheap.alpha_s / 2, 8, 0, math.inf).take_rows == 128, "it was hardly idle"
+    assert policy.decide(now + 1.0, 8, 0, math.inf).take_rows == 128, "a burst after a silence is not they"
+    policy.finished(now, 8, cheap.of(8), 1)
+    assert policy.decide(now + away, 8, 0, math.inf).take_rows == 128, "they take turns already"
+    dear, now = learnt(rows=8)
+    assert dear.decide(now + 1.5 * GPU.alpha_s, 8, 0, math.inf).take_rows == 128
 
 
 def test_the_oldest_is_refused_when_it_cannot_be_in_time():
