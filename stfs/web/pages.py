@@ -133,10 +133,11 @@ async def form(request: web.Request) -> web.Response:
 def _page(request: web.Request, template: str, data: dict[str, Any], **values: Any) -> web.Response:
     """``data`` is what the page's scripts are told."""
     assets = request.app[ASSETS]
+    values["charts"] = values["charts"] and CHARTS in assets
     # KServe's clients own the root of a listener of that dialect, but for those who read HTML.
     text = _templates.get_template(template).render(
         **values,
-        data={**data, "charts": values["charts"] and CHARTS in assets},
+        data={**data, "charts": values["charts"]},
         asset=assets.address,
         home="/",
         here="/" if request.path == "/dashboard" else request.path,

@@ -198,7 +198,8 @@ def test_a_restart_is_seen_told_and_recovered_from(tmp_path, open_page):
         expect(page.locator("#lost")).to_contain_text("Not live")
         expect(page.locator("#connection")).to_have_text("Reconnecting")
         expect(page.locator("body")).to_have_attribute("data-live", "stale")
-        assert float(requests.evaluate("cell => getComputedStyle(cell).opacity")) < 0.6
+        for shown in (requests, page.locator("#model-rows .badge"), page.locator("#chart-rate .legend")):
+            assert float(shown.evaluate("shown => getComputedStyle(shown).opacity")) < 0.6
         with running(str(tmp_path)) as second:
             now[0] = second.port
             expect(page.locator("#told")).to_contain_text("The server was restarted")

@@ -9,7 +9,7 @@ import pytest
 from running import basic_auth, running
 from simple_models import write_linear, write_many
 
-from stfs.web.assets import Assets
+from stfs.web.assets import CHARTS, Assets
 from stfs.web.pages import HERE
 
 NASTY = "<script>alert(1)</script>"
@@ -98,6 +98,13 @@ def test_the_charts_are_uplots_own_files():
         "uplot.js": "2d27e8ad3d228164525ce213f9dc716f39b4e3aee0cc773fb3491c96cf4921a2",
         "uplot.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
     }
+
+
+def test_without_the_package_of_charts_there_are_pages_all_the_same(monkeypatch):
+    monkeypatch.setattr("stfs.web.assets.find_spec", lambda name: None)
+    assets = Assets(HERE / "static")
+    assert CHARTS not in assets
+    assert "style.css" in assets
 
 
 @pytest.mark.slow

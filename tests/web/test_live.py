@@ -130,11 +130,9 @@ def test_a_new_page_has_the_points_that_were_before_it(tmp_path):
 @pytest.mark.slow
 def test_streams_end_with_the_server_and_do_not_hold_it_up(tmp_path):
     write_linear(tmp_path / "1")
-    with running(str(tmp_path), "--shutdown_timeout_s=30") as server, stream_of(server) as stream:
+    with running(str(tmp_path), "--shutdown_timeout_s=600") as server, stream_of(server) as stream:
         first = stream.next("hello")[1]["server"]
-        began = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - began < 20  # far from the time that a request in flight would have had
+        assert server.stop(limit_s=60) == 0  # and not after the time that a request in flight has
         names = []
         with contextlib.suppress(EOFError, http.client.HTTPException, ConnectionError):
             while len(names) < 60:

@@ -89,7 +89,7 @@ export class LineChart {
     const chart = this;
     this.plot = new uPlot({
       width, height,
-      padding: [8, 6, 0, 0],
+      padding: [8, 16, 0, 0],
       legend: { show: false },
       cursor: { sync: { key: "stfs" }, drag: { x: false, y: false }, points: { size: 6 } },
       scales: {
