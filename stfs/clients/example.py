@@ -32,6 +32,9 @@ TAKE_BYTES = frozenset({"tensorflow", "python"})
 _IMAGE = re.compile(r"image|img|jpe?g|png|photo|picture", re.IGNORECASE)
 _BASE64 = re.compile(r"b(?:ase)?_?64", re.IGNORECASE)
 
+_RANGE = re.compile(r"[\[(](-?\d+(?:\.\d+)?) to (-?\d+(?:\.\d+)?)[\])]")
+"""What the description of a numeric field says of its range, as those of PMML do; some models refuse all else."""
+
 NO_FEATURES = b"\n\x00"
 """A serialized ``tf.Example`` with no feature in it."""
 
@@ -105,6 +108,10 @@ def _pattern(spec: TensorSpec, text: Text) -> tuple[Any, ...]:
         return values if spec.dtype == STRING else tuple(np.array(values).astype(spec.dtype).tolist())
     if spec.dtype == STRING:
         return (text(spec),)
+    if found := _RANGE.search(spec.doc):
+        low, high = float(found[1]), float(found[2])
+        within = [round((low * (4 - part) + high * part) / 4, 6) for part in (1, 2, 3)]
+        return tuple(within) if kind == "f" else (int((low + high) // 2),)
     if spec.dtype == np.uint8 and spec.shape is not None and len(spec.shape) >= 3:
         return (0, 51, 102, 153, 204, 255)  # pixels
     if kind in "iu":

@@ -54,6 +54,13 @@ def test_categories():
     assert one("bool", (2,), values=("true",)) == [True, False]
 
 
+def test_a_range_that_the_field_tells_of():
+    assert one("float64", (2,), doc="continuous double, [4.3 to 7.9]") == [5.2, 6.1]
+    assert one("float64", (3,), doc="(-1 to 1) or [5 to 6]") == [-0.5, 0.0, 0.5]
+    assert one("int64", (2,), doc="ordinal, [4 to 9]") == [6, 6]
+    assert one("float64", (1,), doc="from 4 to 7") == [0.1]
+
+
 @pytest.mark.parametrize("name", ["image", "my_jpeg", "IMAGE_DATA", "photo", "image_bytes", "data_bytes"])
 def test_images_are_bytes_where_the_platform_takes_them(name):
     for value in one("string", (None,), name=name, platform="tensorflow"):
