@@ -22,6 +22,7 @@ commands:
   user add FILE NAME
                 add a user who is let in (user list, user remove; --help)
   gen-client    write a client program for a model, in your language
+  check PATH    load a model, say what it takes, how fast it is and what is wrong with it
   --version     print the version
 
 examples:
@@ -29,9 +30,15 @@ examples:
   stfs serve ./model --port 8080
   stfs serve --model_config_file models.json
   stfs platforms install xgboost
+  stfs check model.onnx
   stfs user add users.txt ana --scopes infer,metrics
   stfs gen-client --language python --model_name iris
 """
+
+TOOLS = {
+    "check": "stfs.commands.check_model",
+}
+"""Commands that try models and servers, and where each is."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _user(rest)
         case ["gen-client", *rest]:
             _gen_client(rest)
+        case ["check" as name, *rest]:
+            _tool(name, rest)
         case ["--version" | "-V"]:
             print(f"stfs {__version__}")
         case ["--help" | "-h"]:
@@ -55,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         case [unknown, *_]:
             _fail(
                 "stfs",
-                f"unknown command {unknown!r}: the commands are serve, platforms, user, gen-client, --version "
+                f"unknown command {unknown!r}: the commands are serve, platforms, user, gen-client, check, --version "
                 "(see stfs --help)",
             )
 
@@ -156,6 +165,23 @@ def _gen_client(argv: Sequence[str]) -> None:
         _fail("stfs gen-client", str(error))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _tool(name: str, argv: Sequence[str]) -> None:
+    """A command that tries models or servers: it gives the exit status, 1 where what it tried is not well."""
+    import importlib
+
+    command = importlib.import_module(TOOLS[name])
+    try:
+        status = command.run(argv)
+    except SetupError as error:
+        _fail(f"stfs {name}", str(error))
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 0
+    sys.exit(status)
 
 
 def _open_standard_streams() -> None:

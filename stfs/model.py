@@ -191,9 +191,9 @@ class ModelLoader:
         loop = asyncio.get_running_loop()
         config = self._configs[name]
         started = time.monotonic()
-        servable = await loop.run_in_executor(None, _load, config, path)
+        servable = await loop.run_in_executor(None, load_servable, config, path)
         try:
-            signatures = await loop.run_in_executor(None, _warm_up, servable, config.batchable)
+            signatures = await loop.run_in_executor(None, warm_up, servable, config.batchable)
             costs = await loop.run_in_executor(None, _calibrate, servable, signatures, config)
         except BaseException:
             await loop.run_in_executor(None, servable.close)
@@ -244,6 +244,7 @@ class ModelLoader:
                 run_s=record.run_s,
                 reason=record.reason,
                 failed=record.failed,
+                requests=record.requests,
             )
 
         return observe
@@ -254,7 +255,7 @@ def is_model(platform: str | None, path: Path) -> bool:
     return platforms.find(platform).detect(path) if platform else platforms.is_model(path)
 
 
-def _load(config: ModelConfig, path: Path) -> Servable:
+def load_servable(config: ModelConfig, path: Path) -> Servable:
     """Blocking. The platform is the configured one, else the one that recognises the files."""
     platform = platforms.find(config.platform) if config.platform else platforms.detect(path)
     if platform is None:
@@ -288,7 +289,7 @@ def _advice(path: Path) -> str:
     return f"no platform recognises these files; if the names mislead, say which with --model_platform ({known})"
 
 
-def _warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]:
+def warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]:
     """Blocking. Runs each signature once or twice on zeros, which pays first-call costs before the first request.
 
     Returns the signatures, ``batchable`` only where the user did not forbid it and two rows in gave two rows out. Zeros

@@ -51,7 +51,7 @@ FORBIDDEN = {
     "protocols": {"batcher", "platforms", "lifecycle", "model", "config"},
     "web": {"batcher", "platforms"},
     "rpc": {"batcher", "platforms", "web"},
-    "commands": {"batcher", "lifecycle", "model", "web", "server", "process"},
+    "commands": {"lifecycle", "web", "server", "process"},
 }
 
 # Third-party packages that only one room may import.
@@ -59,7 +59,7 @@ ONLY_IN = {
     "aiohttp": {"web", "front", "server"},
     "prometheus_client": {"web"},
     "jinja2": {"clients", "web"},
-    "uvloop": {"front", "process"},
+    "uvloop": {"commands", "front", "process"},
     "grpc": {"rpc"},
     "zstandard": {"web"},
     "PIL": {"images"},

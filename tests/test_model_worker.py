@@ -11,7 +11,7 @@ from stfs import model as model_module
 from stfs.batcher.batcher import Batcher
 from stfs.batcher.policy import BatchPolicy
 from stfs.errors import Unavailable
-from stfs.model import Model, _warm_up
+from stfs.model import Model, warm_up
 from stfs.platforms import worker_supervisor
 from stfs.platforms.base import LoadOptions, Servable, WorkerStatus
 from stfs.platforms.loading import Hosting, open_servable
@@ -50,14 +50,14 @@ class Away(Servable):
 @pytest.mark.parametrize("refusals", [0, 1, 2])
 def test_a_warm_up_waits_for_the_worker_to_come_back(refusals):
     servable = Away(refusals)
-    assert _warm_up(servable, None)["s"].batchable
+    assert warm_up(servable, None)["s"].batchable
     assert servable.runs == refusals + 2
 
 
 @pytest.mark.parametrize(("end", "runs"), [("up", 3), ("failed", 1)])
 def test_a_warm_up_gives_up_on_a_worker_that_it_kills(end, runs):
     servable = Away(1000, end=end)
-    assert _warm_up(servable, None)["s"].batchable, "nothing has shown that it does not batch"
+    assert warm_up(servable, None)["s"].batchable, "nothing has shown that it does not batch"
     assert servable.runs == runs
 
 
