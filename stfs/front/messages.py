@@ -39,6 +39,11 @@ class Messages(asyncio.Protocol):
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is another end."""
+        return self._transport is not None
+
     def send(self, message: Message) -> None:
         """Say it; what cannot leave yet is kept. Does nothing once the other end has gone."""
         if self._transport is not None and not self._transport.is_closing():

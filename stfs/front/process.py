@@ -72,6 +72,7 @@ class Front:
         self._synced: dict[int, asyncio.Future[None]] = {}
         self._last_sync = 0
         self._is_late = False
+        self._is_ending = False
         self._messages = Messages(self._take, self._end)
         control, its_control = socket.socketpair()
         descriptors, its_descriptors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -126,9 +127,12 @@ class Front:
         self._messages.send({"op": "stop"})
 
     def kill(self) -> None:
-        """End it now."""
+        """End it now. For one that was never spoken to this is the end; of any other its socket's end tells."""
         with contextlib.suppress(ProcessLookupError):
             self._popen.kill()
+        if not self._messages.is_connected and not self._is_ending:
+            self._control.close()
+            self._end()
 
     def _take(self, message: Message) -> None:
         try:
@@ -162,6 +166,7 @@ class Front:
 
     def _end(self) -> None:
         """Its socket has ended."""
+        self._is_ending = True
         self.desk.close()
         for done in self._synced.values():
             if not done.done():

@@ -10,6 +10,8 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from odd_estimators import write_odd
-from running import basic_auth, run_cli, running
+from running import basic_auth, environment, run_cli, running
 from simple_models import write_linear
 
 pytestmark = pytest.mark.slow  # servers of several processes
@@ -35,12 +37,16 @@ def wait_until(condition, limit_s=60.0):
 
 def fronts_of(server) -> list[int]:
     """The process ids of the fronts that live."""
+    return children_of(server.process.pid)
+
+
+def children_of(parent: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             is_front = b"stfs.front.child" in (entry / "cmdline").read_bytes()
-            if int(fields[1]) == server.process.pid and is_front and fields[0] != "Z":
+            if int(fields[1]) == parent and is_front and fields[0] != "Z":
                 found.append(int(entry.name))
     return sorted(found)
 
@@ -347,3 +353,20 @@ def test_a_log_that_cannot_be_written_is_told_at_start(tmp_path):
     done = run_cli("serve", str(tmp_path), *argv, "--port=0", "--host=127.0.0.1")
     assert done.returncode == 2
     assert "--access_log_file: cannot write" in done.stderr
+
+
+def test_a_signal_while_fronts_start(tmp_path):
+    write_linear(tmp_path)
+    command = [sys.executable, "-m", "stfs", "serve", str(tmp_path), "--workers=2", "--port=0", "--host=127.0.0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    try:
+        pids: list[int] = []
+        wait_until(lambda: pids.extend(children_of(process.pid)) or len(set(pids)) == 2)
+        process.terminate()
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 0, told
+        assert "Traceback" not in told
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    finally:
+        process.kill()
+        process.wait()
