@@ -23,6 +23,9 @@ from stfs.images.options import ImageOptions
 from stfs.lifecycle.policy import Latest, VersionPolicy
 from stfs.options import BY_NAME, MODEL_KEYS, OPTIONS, Option, build_parser
 
+TFSERVING_METRICS_PATH = "/monitoring/prometheus/metrics"
+"""Where TensorFlow Serving has its metrics unless told otherwise."""
+
 ONE_MODEL = ("model_base_path", "model_name", "model_platform")
 """What says which model to serve, where there is no config file."""
 
@@ -72,11 +75,12 @@ class ServerConfig:
     """Everything ``stfs.server`` needs to know.
 
     ``http`` off serves gRPC alone. ``grpc_tls`` and ``grpc_request_timeout_s`` stand for gRPC in the place of what is
-    said of both. ``metrics_path`` is where metrics have TensorFlow Serving's names, empty for nowhere. With
-    ``wait_for_models`` a model that is not there yet is waited for at the start; ``load_retry_interval_s`` is the time
-    between two tries to load one, ``None``: growing. ``label_rule`` says which labels may stand for versions that are
-    not available: any, those that are new, or none (``available``). ``auth_by_password`` lets in who shows
-    ``auth_username`` and ``auth_password``; others are in ``auth_users_file``.
+    said of both. ``metrics_path`` is where metrics have TensorFlow Serving's names, empty for nowhere;
+    ``metrics_names`` has ``triton`` if ``/metrics`` has Triton's beside our own. With ``wait_for_models`` a
+    model that is not there yet is waited for at the start; ``load_retry_interval_s`` is the time between two tries to
+    load one, ``None``: growing. ``label_rule`` says which labels may stand for versions that are not available: any,
+    those that are new, or none (``available``). ``auth_by_password`` lets in who shows ``auth_username`` and
+    ``auth_password``; others are in ``auth_users_file``.
     """
 
     models: tuple[ModelConfig, ...]
@@ -117,6 +121,7 @@ class ServerConfig:
     compress_over_bytes: int = 64 << 10
     request_timeout_s: float = 0.0
     metrics_path: str = ""
+    metrics_names: tuple[str, ...] = ()
     model_poll_interval_s: float = 1.0
     max_load_retries: int = 5
     load_retry_interval_s: float | None = None
@@ -334,6 +339,8 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...], auth: M
         workers=options["workers"],
         engine=options["engine"],
         hot_path=options["hot_path"] != "off",
+        metrics_path=TFSERVING_METRICS_PATH if "tfserving" in options["metrics_names"] else "",
+        metrics_names=options["metrics_names"],
         access_log=options["access_log"],
         access_log_file=Path(options["access_log_file"]) if options["access_log_file"] else None,
         access_log_sample=options["access_log_sample"],

@@ -11,8 +11,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the latency buckets, in seconds."""
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+"""Upper bounds of the buckets of whole requests, in seconds. The express lane has room for 15 of them."""
+
+STEP_SECONDS = (0.00001, 0.000025, 0.00005, *SECONDS[:-1], 5.0, 10.0)
+"""Upper bounds of the buckets of a request's steps (decode, queue, run, encode), in seconds."""
 
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the batch-size buckets, in rows."""
@@ -46,10 +49,20 @@ class Histogram:
                 self.counts[bucket] += count
         self.total += total
 
+    def observe_mean(self, count: int, total: float) -> None:
+        """Count ``count`` observations whose sum is ``total`` and of which no more is known: all where the mean is."""
+        if count:
+            self.counts[bisect_left(self.bounds, total / count)] += count
+            self.total += total
+
     def add(self, other: Histogram) -> None:
         """Take over the observations of another with the same bounds."""
         self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
+
+    def as_sum(self) -> Sum:
+        """How many observations there were, and what they amount to."""
+        return Sum(sum(self.counts), self.total)
 
     def snapshot(self) -> HistogramSnapshot:
         """The counts as they are now."""
@@ -82,6 +95,8 @@ class Snapshot:
     failed_batches: Mapping[ModelKey, int]
     queue_seconds: Mapping[ModelKey, HistogramSnapshot]
     run_seconds: Mapping[ModelKey, HistogramSnapshot]
+    decode_seconds: Mapping[ModelKey, HistogramSnapshot]
+    encode_seconds: Mapping[ModelKey, HistogramSnapshot]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +113,9 @@ class ModelStatistics:
 
     Of requests: ``success`` and ``fail`` from their beginning to their end, ``decode`` and ``encode`` of those that
     succeeded. Of runs of the model: ``run``, the ``queue`` wait of each run's oldest request, and ``by_rows``, the runs
-    that succeeded by their number of rows without padding; ``rows`` is the sum of these. ``last_s``: when the last run
-    ended, in seconds since 1970; 0 if none has.
+    that succeeded by their number of rows without padding; ``rows`` is the sum of these. ``shared_queue`` and
+    ``shared_run`` count the same waits and runs once for each request that had a part in them. ``last_s``: when the
+    last run ended, in seconds since 1970; 0 if none has.
     """
 
     success: Sum = Sum()
@@ -108,8 +124,15 @@ class ModelStatistics:
     encode: Sum = Sum()
     queue: Sum = Sum()
     run: Sum = Sum()
+    shared_queue: Sum = Sum()
+    shared_run: Sum = Sum()
     by_rows: Mapping[int, Sum] = field(default_factory=dict)
     last_s: float = 0.0
+
+    @property
+    def answered_runs(self) -> int:
+        """Runs that succeeded."""
+        return sum(runs.count for runs in self.by_rows.values())
 
     @property
     def rows(self) -> int:
@@ -152,15 +175,17 @@ class PerModel:
 
     request_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     batch_rows: Histogram = field(default_factory=lambda: Histogram(tuple(float(r) for r in ROWS)))
-    queue_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
-    run_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
+    queue_seconds: Histogram = field(default_factory=lambda: Histogram(STEP_SECONDS))
+    run_seconds: Histogram = field(default_factory=lambda: Histogram(STEP_SECONDS))
+    decode_seconds: Histogram = field(default_factory=lambda: Histogram(STEP_SECONDS))
+    encode_seconds: Histogram = field(default_factory=lambda: Histogram(STEP_SECONDS))
     padded_rows: int = 0
     failed_batches: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     success: Adder = field(default_factory=Adder)
     fail: Adder = field(default_factory=Adder)
-    decode: Adder = field(default_factory=Adder)
-    encode: Adder = field(default_factory=Adder)
+    shared_queue: Adder = field(default_factory=Adder)
+    shared_run: Adder = field(default_factory=Adder)
     by_rows: dict[int, Adder] = field(default_factory=dict)
     last_s: float = 0.0
 
@@ -170,14 +195,16 @@ class PerModel:
         self.batch_rows.add(other.batch_rows)
         self.queue_seconds.add(other.queue_seconds)
         self.run_seconds.add(other.run_seconds)
+        self.decode_seconds.add(other.decode_seconds)
+        self.encode_seconds.add(other.encode_seconds)
         self.padded_rows += other.padded_rows
         self.failed_batches += other.failed_batches
         for reason, count in other.reasons.items():
             self.reasons[reason] = self.reasons.get(reason, 0) + count
         self.success.add(other.success)
         self.fail.add(other.fail)
-        self.decode.add(other.decode)
-        self.encode.add(other.encode)
+        self.shared_queue.add(other.shared_queue)
+        self.shared_run.add(other.shared_run)
         for rows, runs in other.by_rows.items():
             self.runs_of(rows).add(runs)
         self.last_s = max(self.last_s, other.last_s)
@@ -194,10 +221,12 @@ class PerModel:
         return ModelStatistics(
             success=self.success.snapshot(),
             fail=self.fail.snapshot(),
-            decode=self.decode.snapshot(),
-            encode=self.encode.snapshot(),
-            queue=Sum(sum(self.queue_seconds.counts), self.queue_seconds.total),
-            run=Sum(sum(self.run_seconds.counts), self.run_seconds.total),
+            decode=self.decode_seconds.as_sum(),
+            encode=self.encode_seconds.as_sum(),
+            queue=self.queue_seconds.as_sum(),
+            run=self.run_seconds.as_sum(),
+            shared_queue=self.shared_queue.snapshot(),
+            shared_run=self.shared_run.snapshot(),
             by_rows={rows: runs.snapshot() for rows, runs in self.by_rows.items()},
             last_s=self.last_s,
         )
@@ -242,8 +271,8 @@ class Metrics:
         entry.request_seconds.observe(seconds)
         if outcome == "ok":
             entry.success.observe(seconds)
-            entry.decode.observe(decode_s)
-            entry.encode.observe(encode_s)
+            entry.decode_seconds.observe(decode_s)
+            entry.encode_seconds.observe(encode_s)
         else:
             entry.fail.observe(seconds)
 
@@ -260,7 +289,7 @@ class Metrics:
         """Many requests answered with outputs, as :meth:`record_request` with ``ok`` for each of them.
 
         ``buckets`` holds how many of them took as long as each bucket of :data:`SECONDS` says, the rest last; the times
-        are sums.
+        are sums, of which each request is taken to have an equal part in decoding and encoding.
         """
         count = sum(buckets)
         key = (model, version, dialect, "ok")
@@ -268,8 +297,8 @@ class Metrics:
         entry = self._model(model, version)
         entry.request_seconds.observe_all(buckets, seconds)
         entry.success.observe_all(count, seconds)
-        entry.decode.observe_all(count, decode_s)
-        entry.encode.observe_all(count, encode_s)
+        entry.decode_seconds.observe_mean(count, decode_s)
+        entry.encode_seconds.observe_mean(count, encode_s)
 
     def record_batch(
         self,
@@ -282,8 +311,9 @@ class Metrics:
         run_s: float,
         reason: str,
         failed: bool,
+        requests: int = 1,
     ) -> None:
-        """One run of the model: ``rows`` valid rows, ``padded`` more to reach an allowed size."""
+        """One run of the model: ``rows`` valid rows of ``requests``, ``padded`` more to reach an allowed size."""
         entry = self._model(model, version)
         entry.batch_rows.observe(rows)
         entry.queue_seconds.observe(queue_s)
@@ -294,6 +324,8 @@ class Metrics:
         entry.last_s = self._clock()
         if not failed:
             entry.runs_of(rows).observe(run_s)
+            entry.shared_queue.observe_all(requests, requests * queue_s)
+            entry.shared_run.observe_all(requests, requests * run_s)
 
     def retire(self, model: str, version: str) -> None:
         """A version has gone: its counts go on in those of :data:`RETIRED`, so that versions do not pile up here."""
@@ -335,6 +367,8 @@ class Metrics:
             failed_batches={k: m.failed_batches for k, m in models.items()},
             queue_seconds={k: m.queue_seconds.snapshot() for k, m in models.items()},
             run_seconds={k: m.run_seconds.snapshot() for k, m in models.items()},
+            decode_seconds={k: m.decode_seconds.snapshot() for k, m in models.items()},
+            encode_seconds={k: m.encode_seconds.snapshot() for k, m in models.items()},
         )
 
     def _model(self, model: str, version: str) -> PerModel:

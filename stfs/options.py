@@ -114,6 +114,13 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _metrics_names(text: str) -> tuple[str, ...]:
+    names = _words(text.lower())
+    if unknown := [name for name in names if name not in ("triton", "tfserving")]:
+        raise ValueError(f"{unknown[0][:60]!r} is not triton or tfserving")
+    return tuple(dict.fromkeys(names))
+
+
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 
@@ -326,6 +333,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("shutdown_delay_s", _duration, "0", "seconds to answer 'not ready' before closing the port", _LIFECYCLE),
     Option("shutdown_timeout_s", _duration, "30", "seconds that requests in flight may take at shutdown", _LIFECYCLE),
     Option("log_level", _choice("debug", "info", "warning", "error", "critical"), "info", "how much to log", _LOG),
+    Option(
+        "metrics_names",
+        _metrics_names,
+        "",
+        "more names for metrics, comma-separated: triton (at /metrics), tfserving (at /monitoring/prometheus/metrics)",
+        _LOG,
+    ),
     Option("access_log", _choice("off", "json"), "off", "json: one line of JSON for each HTTP request", _LOG),
     Option("access_log_file", str, "", "file to append the access log to, in place of standard error", _LOG),
     Option("access_log_sample", _positive, "1", "log one request in so many", _LOG),

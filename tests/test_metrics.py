@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stfs.metrics import RETIRED, ROWS, SECONDS, Histogram, Metrics
+from stfs.metrics import RETIRED, ROWS, SECONDS, STEP_SECONDS, Histogram, Metrics, Sum
 
 
-@pytest.mark.parametrize("bounds", [SECONDS, tuple(map(float, ROWS)), (1.0,), ()])
+@pytest.mark.parametrize("bounds", [SECONDS, STEP_SECONDS, tuple(map(float, ROWS)), (1.0,), ()])
 def test_a_bucket_holds_what_lies_at_most_at_its_bound(bounds):
     assert list(bounds) == sorted(set(bounds))
     for index, bound in enumerate(bounds):
@@ -40,6 +40,19 @@ def test_a_histogram_counts_each_observation_once_and_sums_them(values):
         assert sum(snapshot.counts[: upper + 1]) == sum(value <= SECONDS[upper] for value in values)
 
 
+def test_of_observations_told_by_their_sum_each_is_where_the_mean_is():
+    histogram = Histogram((1.0, 2.0))
+    histogram.observe_mean(3, 4.5)
+    histogram.observe_mean(0, 0.0)
+    assert (histogram.counts, histogram.total) == ([0, 3, 0], 4.5)
+
+
+def test_steps_are_counted_from_tens_of_microseconds_to_ten_seconds_and_requests_from_hundreds():
+    assert (STEP_SECONDS[0], STEP_SECONDS[-1]) == (0.00001, 10.0)
+    assert (SECONDS[0], SECONDS[-1]) == (0.0001, 10.0)
+    assert set(SECONDS) <= set(STEP_SECONDS)
+
+
 def test_histograms_of_other_bounds_do_not_add_up():
     with pytest.raises(ValueError, match="zip"):
         Histogram((1.0,)).add(Histogram((1.0, 2.0)))
@@ -63,6 +76,34 @@ def test_each_record_lands_where_it_says():
     assert (told.queue_seconds["m", "1"].total, told.run_seconds["m", "1"].total) == (0.5, 1.0)
     assert told.request_seconds["m", "1"].total == 0.125
     assert told.request_seconds["m", "-"].total == 0.5
+
+
+def test_steps_of_requests_that_succeeded_and_of_many_at_once():
+    metrics = Metrics()
+    metrics.record_request("m", "1", "stfs", "ok", 0.5, 0.125, 0.25)
+    metrics.record_request("m", "1", "stfs", "invalid_input", 0.5, 0.125, 0.25)
+    buckets = [0] * (len(SECONDS) + 1)
+    buckets[3] = 4
+    metrics.record_answered("m", "1", "stfs", buckets, 0.003, 4 * 0.0625, 4 * 0.03125)
+    told = metrics.snapshot()
+    decode, encode = told.decode_seconds["m", "1"], told.encode_seconds["m", "1"]
+    assert (decode.count, decode.total) == (5, 0.125 + 0.25)
+    assert (encode.count, encode.total) == (5, 0.25 + 0.125)
+    assert decode.counts[STEP_SECONDS.index(0.1)] == 4  # 62.5 ms each
+    statistics = metrics.statistics("m", "1")
+    assert (statistics.decode, statistics.encode) == (Sum(5, 0.375), Sum(5, 0.375))
+
+
+def test_a_run_is_told_once_and_once_for_each_request_that_shared_it():
+    metrics = Metrics()
+    for failed in (False, True):
+        metrics.record_batch(
+            "m", "1", rows=6, padded=2, queue_s=0.25, run_s=0.5, reason="full", failed=failed, requests=3
+        )
+    told = metrics.statistics("m", "1")
+    assert (told.run, told.queue) == (Sum(2, 1.0), Sum(2, 0.5))
+    assert (told.shared_run, told.shared_queue) == (Sum(3, 1.5), Sum(3, 0.75))
+    assert (told.rows, told.answered_runs) == (6, 1)
 
 
 def test_a_snapshot_does_not_change_with_later_records():
@@ -132,7 +173,7 @@ def by_model(told):
     for name in ("padded_rows", "failed_batches"):
         for (model, _), count in getattr(told, name).items():
             sums[name, model] += count
-    for name in ("request_seconds", "batch_rows", "queue_seconds", "run_seconds"):
+    for name in ("request_seconds", "batch_rows", "queue_seconds", "run_seconds", "decode_seconds", "encode_seconds"):
         for (model, _), histogram in getattr(told, name).items():
             sums[name, model, "total"] += histogram.total
             for bucket, count in enumerate(histogram.counts):

@@ -7,8 +7,8 @@ from typing import Any
 
 from stfs.metrics import RETIRED, Adder, Histogram, PerModel, Recorded
 
-_HISTOGRAMS = ("request_seconds", "batch_rows", "queue_seconds", "run_seconds")
-_SUMS = ("success", "fail", "decode", "encode")
+_HISTOGRAMS = ("request_seconds", "batch_rows", "queue_seconds", "run_seconds", "decode_seconds", "encode_seconds")
+_SUMS = ("success", "fail", "shared_queue", "shared_run")
 _PLAIN = ("padded_rows", "failed_batches", "last_s")
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from stfs.batcher.policy import BatchPolicy
+from stfs.config import TFSERVING_METRICS_PATH as METRICS_PATH
 from stfs.config import ModelConfig, RpcTls, ServerConfig
 from stfs.errors import ConfigError
 from stfs.model_server import text_format
 from stfs.model_server.flags import Given
 from stfs.model_server.models import checked_name, checked_path, models
-
-METRICS_PATH = "/monitoring/prometheus/metrics"
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 

@@ -1,6 +1,7 @@
-"""``GET /metrics``: the counters of ``stfs.metrics`` in Prometheus' text format.
+"""``GET /metrics``: the counters of ``stfs.metrics`` in Prometheus' text format, or as OpenMetrics if asked.
 
-Names and units follow https://prometheus.io/docs/practices/naming/.
+Names and units follow https://prometheus.io/docs/practices/naming/; ``docs/metrics.md`` lists them, and a test holds
+that page to a server's. Must not live here: other systems' names (``metrics_triton``, ``metrics_tfserving``).
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
+from stfs import __version__
 from stfs.context import Context
 from stfs.metrics import HistogramSnapshot, ModelKey
+from stfs.web import metrics_triton
+from stfs.web.key import CONTEXT
 from stfs.web.models import worker_processes
 
 REGISTRY = web.AppKey("stfs_metrics", CollectorRegistry)
@@ -24,7 +28,16 @@ _MODEL = ["model", "version"]
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """The current counters, in the format that the ``Accept`` header prefers."""
+    """The current counters, in the format that the ``Accept`` header prefers.
+
+    With Triton's names among them it is always the text format, since OpenMetrics (counters end in ``_total``) has no
+    room for those.
+    """
+    context = request.app[CONTEXT]
+    if "triton" in context.config.metrics_names:
+        encode, content_type = choose_encoder("")
+        page = encode(request.app[REGISTRY]) + metrics_triton.exposition(context.metrics).encode()
+        return web.Response(body=page, headers={"Content-Type": content_type})
     try:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
     except (TypeError, ValueError):  # it trips over version numbers that are none
@@ -49,35 +62,67 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._context.metrics.snapshot()
-        yield _counter("stfs_requests", "Requests answered", [*_MODEL, "dialect", "outcome"], snapshot.requests)
-        yield _histogram("stfs_request_duration_seconds", "Head received to answer made", snapshot.request_seconds)
         yield _counter(
-            "stfs_batches", "Runs of the model, by reason for leaving", [*_MODEL, "reason"], snapshot.batches
+            "stfs_requests", "Requests that have ended, by outcome", [*_MODEL, "dialect", "outcome"], snapshot.requests
+        )
+        yield _histogram(
+            "stfs_request_duration_seconds",
+            "Time from a request's head to its answer, errors included",
+            snapshot.request_seconds,
+        )
+        yield _counter(
+            "stfs_batches",
+            "Runs of the model, by the reason for which the batch left",
+            [*_MODEL, "reason"],
+            snapshot.batches,
         )
         yield _histogram("stfs_batch_rows", "Rows of a run, without padding", snapshot.batch_rows)
-        yield _counter("stfs_padded_rows", "Rows added to reach an allowed size", _MODEL, snapshot.padded_rows)
-        yield _counter("stfs_failed_batches", "Runs that raised", _MODEL, snapshot.failed_batches)
-        yield _histogram("stfs_queue_duration_seconds", "Wait of a batch's oldest request", snapshot.queue_seconds)
-        yield _histogram("stfs_run_duration_seconds", "One run of the model", snapshot.run_seconds)
+        yield _counter(
+            "stfs_padded_rows", "Rows of padding, added to reach an allowed batch size", _MODEL, snapshot.padded_rows
+        )
+        yield _counter(
+            "stfs_failed_batches",
+            "Runs that raised; their requests are tried again in halves",
+            _MODEL,
+            snapshot.failed_batches,
+        )
+        yield _histogram(
+            "stfs_queue_duration_seconds",
+            "Wait of each batch's oldest request until the batch left",
+            snapshot.queue_seconds,
+        )
+        yield _histogram(
+            "stfs_run_duration_seconds", "Each run of the model, with stacking and cutting", snapshot.run_seconds
+        )
+        yield _histogram(
+            "stfs_decode_duration_seconds", "Reading of each request that succeeded", snapshot.decode_seconds
+        )
+        yield _histogram("stfs_encode_duration_seconds", "Writing of each answer", snapshot.encode_seconds)
         yield from self._gauges()
 
     def _gauges(self) -> Iterator[Metric]:
+        build = GaugeMetricFamily("stfs_build_info", "1, labelled with the server's version", labels=["version"])
+        build.add_metric([__version__], 1.0)
         ready = GaugeMetricFamily("stfs_ready", "1 while requests should be sent here")
         ready.add_metric([], float(self._context.ready()))
         queued = GaugeMetricFamily("stfs_queued_rows", "Rows waiting for a run", labels=_MODEL)
+        info = GaugeMetricFamily(
+            "stfs_model_info", "1, labelled with what serves the model", labels=[*_MODEL, "platform", "runtime"]
+        )
         running = GaugeMetricFamily("stfs_in_flight_rows", "Rows in the run under way", labels=_MODEL)
         for name, versions in self._context.registry.serving().items():
             for version in versions:
                 with self._context.registry.acquire(name, version) as handle:
                     queued.add_metric([name, str(version)], handle.model.queued_rows())
                     running.add_metric([name, str(version)], handle.model.in_flight_rows())
+                    info.add_metric([name, str(version), handle.model.platform, handle.model.runtime], 1.0)
         state = GaugeMetricFamily(
             "stfs_version_state", "1 for the state that a version is in", labels=[*_MODEL, "state"]
         )
         for status in self._context.manager.status():
             for v in status.versions:
                 state.add_metric([status.name, str(v.version), v.state.name], 1.0)
-        yield from (ready, queued, running, state)
+        yield from (build, ready, info, queued, running, state)
         yield from self._workers()
 
     def _workers(self) -> Iterator[Metric]:
