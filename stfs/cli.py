@@ -23,6 +23,8 @@ commands:
                 add a user who is let in (user list, user remove; --help)
   gen-client    write a client program for a model, in your language
   check PATH    load a model, say what it takes, how fast it is and what is wrong with it
+  infer PATH|URL --data JSON
+                ask a model once, without a server or on one
   --version     print the version
 
 examples:
@@ -37,6 +39,7 @@ examples:
 
 TOOLS = {
     "check": "stfs.commands.check_model",
+    "infer": "stfs.commands.infer",
 }
 """Commands that try models and servers, and where each is."""
 
@@ -53,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _user(rest)
         case ["gen-client", *rest]:
             _gen_client(rest)
-        case ["check" as name, *rest]:
+        case ["check" | "infer" as name, *rest]:
             _tool(name, rest)
         case ["--version" | "-V"]:
             print(f"stfs {__version__}")
@@ -64,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         case [unknown, *_]:
             _fail(
                 "stfs",
-                f"unknown command {unknown!r}: the commands are serve, platforms, user, gen-client, check, --version "
-                "(see stfs --help)",
+                f"unknown command {unknown!r}: the commands are serve, platforms, user, gen-client, "
+                f"{', '.join(TOOLS)}, --version (see stfs --help)",
             )
 
 
