@@ -200,6 +200,7 @@ class Adaptive:
         "_since_try",
         "_slots",
         "watches",
+        "worked_s",
     )
 
     def __init__(self, max_rows: int, calibrated: Cost | None = None, slots: int = 1) -> None:
@@ -210,6 +211,8 @@ class Adaptive:
             self._fit.cost = calibrated
         self.watches = True
         """Whether arrivals matter to it. Where runs cost next to nothing they do not, and need not be told."""
+        self.worked_s = 0.0
+        """Of the time since the last batch came home, what the event loop itself was at work for, if that is known."""
         self._gap_s = 2 * _LONG_S
         self._last_arrival_s = -math.inf
         self._last_finish_s = -math.inf
@@ -317,7 +320,9 @@ class Adaptive:
         if cost.alpha_s > LEAST_ALPHA_S / 2 or queued_rows < 2 or self._rows_cost_most:
             return False
         all_back = not self._left_rows and queued_rows >= self._finished_rows
-        return all_back and cost.alpha_s < now_s - self._last_finish_s < 4 * cost.of(queued_rows)
+        # While the loop writes answers and reads requests nobody is away, and more batches would be more of its work.
+        away_s = now_s - self._last_finish_s - self.worked_s
+        return all_back and cost.alpha_s < away_s < 4 * cost.of(queued_rows)
 
     def _probes(self, now_s: float, queued_rows: int, in_flight: int) -> bool:
         """Whether to run what cannot be in time all the same: if nothing ever ran, nothing would be learnt."""

@@ -22,7 +22,7 @@ from stfs.batcher.adaptive import Adaptive, Cost
 from stfs.batcher.batch import batch_key
 from stfs.batcher.deadlines import Deadlines
 from stfs.batcher.large import LargeEntry
-from stfs.batcher.policy import BatchPolicy, Drain, Load, admits, decide
+from stfs.batcher.policy import BatchPolicy, Drain, Load, admits, are_stragglers, decide, gathers
 from stfs.batcher.queue import Entry, Journey, Queue, Reply
 from stfs.batcher.runner import Batch, BatchRecord, Outcome, Outcomes, Run, Runner
 from stfs.batcher.thread import Job, ModelThread
@@ -42,6 +42,8 @@ __all__ = ["BatchRecord", "Batcher"]
 
 log = logging.getLogger(__name__)
 
+BUSY = 0.5
+"""Share of the time since the last batch came home from which on the loop counts as what holds everybody up."""
 TICK_S = 0.001
 """Event loops round their timers to milliseconds: a shorter one would fire early and spin until it is due."""
 
@@ -80,6 +82,9 @@ class Batcher:
         self.policy = policy
         self._merge = merge
         self.clock = clock
+        # What this thread is at work for, in the seconds of the clock; nothing where a test makes the time.
+        self._work_clock = time.thread_time if clock is time.monotonic else _no_work
+        self._finished_work_s = self._finished_s = 0.0  # when the last batch came home
         self._observer = observer
         self._runner = Runner(run, policy, name, merge, clock)
         self._thread = ModelThread(f"stfs {name}")
@@ -93,6 +98,7 @@ class Batcher:
         self._launched_s = 0.0
         self._anybody_asks = False  # for its journey, so far
         self.woken = False
+        self._rows_seen = self._looks = 0
         self._wait_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._closed: asyncio.Future[None] | None = None
@@ -180,8 +186,7 @@ class Batcher:
             adaptive.arrived(now_s, rows, self.queue.rows + self._in_flight_rows)
         if not self.in_flight_batches and not self.woken:
             # Not at once: what else arrives in this turn of the loop, off other connections, joins the batch.
-            self.woken = True
-            self._loop.call_soon(self._wake)
+            self._wake_soon(1)
 
     def lane(self, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> Lane | None:
         """Where plain requests of one input can be written in place; see ``_lane``. The same one each time.
@@ -229,8 +234,23 @@ class Batcher:
     # To the model and back
 
     def _wake(self) -> None:
+        """Leave the loop another turn if the last one brought company: more may have come in while it was read."""
+        rows = self.queue.rows
+        if gathers(self.policy, rows, self._rows_seen, self._looks):
+            self._rows_seen = rows
+            self._looks += 1
+            self._loop.call_soon(self._wake)
+            return
         self.woken = False
         self._step()
+
+    def _wake_soon(self, rows_seen: int) -> None:
+        """Look at the queue at the end of this turn, when it has more rows than these perhaps again."""
+        if not self.woken:
+            self.woken = True
+            self._rows_seen = rows_seen
+            self._looks = 0
+            self._loop.call_soon(self._wake)
 
     def _step(self) -> None:
         """Do what the policy says for this moment: launch, wait, or, closing with nothing left, end."""
@@ -253,6 +273,8 @@ class Batcher:
             self._wait_timer = self._loop.call_later(max(step.wait_s, TICK_S), self._on_wait)
 
     def _step_adaptive(self, adaptive: Adaptive, now_s: float) -> None:
+        if not (self.in_flight_batches or adaptive.watches):
+            adaptive.worked_s = self._work_clock() - self._finished_work_s
         while (oldest := self.queue.oldest()) is not None:
             wants = adaptive.decide(now_s, self.queue.rows, self.in_flight_batches, oldest.deadline_s)
             if wants.take_rows:
@@ -320,12 +342,25 @@ class Batcher:
         self._in_flight_rows -= batch.rows
         launched_s = self._launched_s
         self._drain = self._drain.after(batch.rows or 1, now_s - launched_s)
-        if self.adaptive is not None:
+        adaptive = self.adaptive
+        loop_is_busy = False
+        if adaptive is not None:
             # Retries of a batch that failed say nothing about what a run costs.
             rows = records[0].padded_rows if len(records) == 1 and not records[0].failed else 0
-            self.adaptive.finished(now_s, rows, now_s - launched_s, self.queue.rows + self._in_flight_rows)
-        # First the next batch, then the answers to this one: the model works while they are written.
-        self._step()
+            work_s = self._work_clock()
+            loop_is_busy = work_s - self._finished_work_s > BUSY * (now_s - self._finished_s)
+            self._finished_work_s, self._finished_s = work_s, now_s
+            adaptive.finished(now_s, rows, now_s - launched_s, self.queue.rows + self._in_flight_rows)
+        # First the next batch, then the answers to this one: the model works while they are written. But where the loop
+        # is what everybody waits for, a few stragglers had better go with those who ask again once they are answered.
+        if (
+            loop_is_busy
+            and not (self.closing or self.adaptive is None or self.adaptive.watches)
+            and are_stragglers(self.queue.rows, batch.rows)
+        ):
+            self._wake_soon(0)
+        else:
+            self._step()
         if self._anybody_asks:
             _tell_journeys(batch, launched_s, now_s)
         for entry, outcome in zip(batch.entries, outcomes, strict=True):
@@ -416,6 +451,10 @@ def _tell_journeys(batch: Batch, launched_s: float, now_s: float) -> None:
             journey.queue_s, journey.run_s = launched_s - entry.arrived_s, now_s - launched_s
             journey.rows, journey.position = batch.rows, position
         position += entry.rows
+
+
+def _no_work() -> float:
+    return 0.0
 
 
 def _raise(error: BaseException) -> None:

@@ -19,6 +19,8 @@ SHORTEST_RETRY_S = 0.01
 LONGEST_RETRY_S = 60.0
 FIRST_RETRY_S = 1.0
 """What an overloaded client is told while no batch has finished yet, so that there is no rate to go by."""
+MOST_LOOKS = 4
+"""Turns of the loop for which a batch may gather while the model is idle."""
 ROUNDING_S = 1e-6
 """A timer that fires early by less than this is on time; sums of floats are that inexact."""
 
@@ -105,6 +107,23 @@ def decide(policy: BatchPolicy, load: Load) -> Step:
         left_s = policy.batch_timeout_s - load.oldest_wait_s
         return Step(0, left_s, "") if left_s > ROUNDING_S else Step(policy.max_batch_size, 0.0, "timeout")
     return Step(policy.max_batch_size, 0.0, "idle")
+
+
+def gathers(policy: BatchPolicy, queued_rows: int, rows_seen: int, looks: int) -> bool:
+    """Whether to look again a turn of the loop later, since rows have come in the last one; a lone row does not wait.
+
+    While a loop reads what many clients sent, others send. A few turns at most, and none once a batch is full.
+    """
+    return rows_seen < queued_rows < policy.max_batch_size and looks < MOST_LOOKS
+
+
+def are_stragglers(queued_rows: int, finished_rows: int) -> bool:
+    """Whether the queue is small beside the batch that came home, whose clients may be about to ask again.
+
+    Clients that wait for their answers split into a large cohort and a small one, which take turns: every second run is
+    nearly empty. Held back while the answers are written, the small one joins the large one for good.
+    """
+    return 2 * queued_rows < finished_rows
 
 
 def admits(max_enqueued_rows: int, queued_rows: int, rows: int) -> bool:

@@ -133,6 +133,14 @@ class Driver:
         asked.entry = self.batcher.submit(asked.inputs, len(array) if array.ndim else 1, asked, due_s)
         return asked
 
+    def launch(self) -> None:
+        """Turn the loop until a batch has left; company that one turn brings holds it for another."""
+        for _ in range(10):
+            if self.jobs:
+                return
+            self.loop.turn()
+        raise AssertionError("no batch has left")
+
     def work(self) -> None:
         """Let the model work off one batch; its outcome waits for the loop."""
         self.jobs.popleft()()

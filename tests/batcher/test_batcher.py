@@ -5,7 +5,7 @@ import pytest
 from batcher.batcher_driver import Asked, Driver
 
 from stfs.batcher.batcher import Batcher
-from stfs.batcher.policy import BatchPolicy
+from stfs.batcher.policy import MOST_LOOKS, BatchPolicy
 from stfs.errors import DeadlineExceeded, InvalidInput, InvalidRequest, ModelFailed, Overloaded, Unavailable
 
 POISON = -1.0
@@ -32,12 +32,75 @@ def test_requests_of_one_turn_share_a_batch():
     driver = Driver(double)
     asked = [driver.ask([1]), driver.ask([2, 3]), driver.ask([4])]
     assert (driver.batcher.queued_rows, driver.batcher.in_flight_rows) == (4, 0)
-    driver.loop.turn()
+    driver.launch()
     assert (driver.batcher.queued_rows, driver.batcher.in_flight_rows) == (0, 4)
     driver.settle()
     assert (driver.batcher.queued_rows, driver.batcher.in_flight_rows) == (0, 0)
     assert sizes(driver) == [4]
     assert answers(*asked) == [[2], [4, 6], [8]]
+
+
+def test_a_lone_request_leaves_at_the_end_of_the_turn():
+    driver = Driver(double)
+    driver.ask([1])
+    driver.loop.turn()
+    assert len(driver.jobs) == 1
+
+
+def test_company_of_the_next_turns_joins_while_it_comes_and_for_a_few_turns_at_most():
+    driver = Driver(double)
+    driver.ask([1])
+    driver.ask([1])
+    for _ in range(20):
+        driver.loop.turn()
+        if driver.jobs:
+            break
+        driver.ask([1])
+    assert driver.batcher.in_flight_rows == 2 + MOST_LOOKS
+    driver.settle()
+    quiet = Driver(double)
+    quiet.ask([1])
+    quiet.ask([1])
+    quiet.loop.turn()
+    assert not quiet.jobs
+    quiet.loop.turn()
+    assert quiet.batcher.in_flight_rows == 2
+
+
+def test_a_full_batch_waits_for_no_company():
+    driver = Driver(double, BatchPolicy(max_batch_size=3))
+    for _ in range(3):
+        driver.ask([1])
+    driver.loop.turn()
+    assert driver.batcher.in_flight_rows == 3
+
+
+def test_stragglers_go_with_those_who_ask_again_where_runs_cost_next_to_nothing():
+    """Twelve clients in a closed loop, of whom one has fallen out of step."""
+    driver = Driver(double)
+
+    def work() -> None:
+        driver.loop.now_s += 0.0001
+        driver.work()
+
+    for _ in range(20):  # it learns what runs cost
+        driver.ask([0])
+        driver.launch()
+        work()
+        driver.settle()
+
+    def again(outputs, error):
+        driver.ask([1])
+
+    for _ in range(11):
+        driver.batcher.submit({"x": np.zeros(1)}, 1, again)
+    driver.launch()
+    driver.ask([2])
+    work()
+    driver.loop.turn()
+    assert driver.batcher.in_flight_rows == 0
+    driver.launch()
+    assert driver.batcher.in_flight_rows == 12
 
 
 def test_batches_form_while_the_model_is_busy():
@@ -275,7 +338,7 @@ def test_a_reply_that_ends_the_process_lets_its_neighbours_hear_first(late):
     driver = Driver(double)
     driver.batcher.submit({"x": np.zeros(1)}, 1, reply, driver.loop.now_s + 1.0)
     neighbour = driver.ask([1], deadline_s=1.0)
-    driver.loop.turn()
+    driver.launch()
     if late:
         driver.loop.advance(1.0)
     driver.work()
@@ -357,7 +420,7 @@ def test_all_cancelled_means_no_run():
 def test_who_cancels_in_flight_is_not_told():
     driver = Driver(double)
     asked = [driver.ask([1]), driver.ask([2])]
-    driver.loop.turn()
+    driver.launch()
     asked[0].entry.cancel()
     assert driver.batcher.in_flight_rows == 2
     driver.settle()
@@ -384,7 +447,7 @@ def test_late_in_the_queue_of_a_busy_model_is_told_in_time():
 def test_late_in_the_model_is_told_in_time_and_the_result_dropped():
     driver = Driver(double)
     late, patient = driver.ask([1], deadline_s=0.5), driver.ask([2])
-    driver.loop.turn()
+    driver.launch()
     driver.loop.advance(0.501)
     assert type(late.error) is DeadlineExceeded
     assert driver.batcher.in_flight_rows == 2
