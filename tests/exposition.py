@@ -78,3 +78,14 @@ def promtool(*arguments: str, stdin: str | None = None) -> str:
     done = subprocess.run([path, *arguments], input=stdin, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def check_queries(queries: list[str], folder: Path) -> None:
+    """Have Prometheus' own parser read these, each as a recording rule."""
+    rules = ["groups:", "  - name: queries", "    rules:"]
+    for number, query in enumerate(queries):
+        rules += [f"      - record: tried:query{number}", "        expr: |"]
+        rules += [f"          {line}" for line in query.splitlines()]
+    path = folder / "rules.yml"
+    path.write_text("\n".join(rules) + "\n")
+    assert f"{len(queries)} rules found" in promtool("check", "rules", str(path))

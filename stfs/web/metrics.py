@@ -119,10 +119,14 @@ class _Collector:
         state = GaugeMetricFamily(
             "stfs_version_state", "1 for the state that a version is in", labels=[*_MODEL, "state"]
         )
+        failed = GaugeMetricFamily(
+            "stfs_version_failed", "1 if the version could not be loaded, or not be closed", labels=_MODEL
+        )
         for status in self._context.manager.status():
             for v in status.versions:
                 state.add_metric([status.name, str(v.version), v.state.name], 1.0)
-        yield from (build, ready, info, queued, running, state)
+                failed.add_metric([status.name, str(v.version)], float(bool(v.error)))
+        yield from (build, ready, info, queued, running, state, failed)
         yield from self._workers()
 
     def _workers(self) -> Iterator[Metric]:

@@ -1,10 +1,12 @@
 """``/metrics`` of real servers: what was sent is what is counted, and ``docs/metrics.md`` lists what is there."""
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from exposition import PAGE, families, promtool, quoted, rows
+from deploy_files import alert_queries, dashboard_queries, names_in
+from exposition import PAGE, check_queries, families, promtool, quoted, rows
 from odd_estimators import Odd, write_odd
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from running import running
@@ -94,6 +96,7 @@ def test_what_was_sent_is_what_is_counted(page):
     assert value(found, "stfs_padded_rows_total", **us) == GOOD * 8 - ROWS_SENT
     assert value(found, "stfs_failed_batches_total", **us) == 0
     assert value(found, "stfs_version_state", **us, state="AVAILABLE") == 1
+    assert value(found, "stfs_version_failed", **us) == 0
     assert value(found, "stfs_model_info", **us, platform="onnx") == 1
     assert value(found, "stfs_worker_up", **us) == 1
     assert value(found, "stfs_queued_rows", **us) == value(found, "stfs_in_flight_rows", **us) == 0
@@ -124,6 +127,13 @@ def test_buckets_grow_and_have_the_bounds_that_are_documented(page):
         assert sorted(by_bound) == [*map(float, steps), float("inf")], name
         counts = [by_bound[bound] for bound in sorted(by_bound)]
         assert counts == sorted(counts), name
+
+
+def test_the_dashboard_and_the_alerts_go_by_metrics_that_there_are(page):
+    told = {name for family in families(page).values() for name, _ in family.samples}
+    asked = {name for query in [*dashboard_queries(), *alert_queries()] for name in names_in(query)}
+    assert len(asked) > 20
+    assert asked <= told | {"up"}, asked - told  # Prometheus adds that one by itself
 
 
 def test_triton_names_tell_the_same_in_its_own_way(page):
@@ -192,6 +202,21 @@ def test_requests_that_share_a_run_each_have_their_part_in_it(tmp_path):
     assert value(found, "stfs_requests_total", model="odd") == 9
 
 
+def test_a_version_that_cannot_be_loaded_is_told(tmp_path):
+    write_linear(tmp_path / "1")
+    argv = (str(tmp_path), "--model_name=linear", "--model_version_policy=all", "--max_load_retries=0")
+    with running(*argv, "--model_poll_interval_s=0.1") as server:
+        assert server.metric("stfs_version_failed") == 0
+        (tmp_path / "2").mkdir()
+        (tmp_path / "2" / "model.onnx").write_bytes(b"no model")
+        end_s = time.monotonic() + 30
+        while server.metric("stfs_version_failed", model="linear", version="2") != 1:
+            assert time.monotonic() < end_s, server.log()
+            time.sleep(0.05)
+        assert server.metric("stfs_version_failed", model="linear", version="1") == 0
+        assert server.metric("stfs_version_state", version="2", state="END") == 1
+
+
 def test_every_outcome_is_documented():
     def below(kind):
         return {kind} | {found for one in kind.__subclasses__() for found in below(one)}
@@ -210,9 +235,4 @@ def test_every_reason_is_documented():
 def test_the_queries_of_the_documentation_are_queries(tmp_path):
     queries = re.findall(r"```promql\n(.+?)```", PAGE.read_text(), re.DOTALL)
     assert len(queries) >= 6
-    rules = ["groups:", "  - name: documentation", "    rules:"]
-    for number, query in enumerate(queries):
-        rules += [f"      - record: documentation:query{number}", "        expr: |"]
-        rules += [f"          {line}" for line in query.splitlines()]
-    (tmp_path / "rules.yml").write_text("\n".join(rules) + "\n")
-    assert f"{len(queries)} rules found" in promtool("check", "rules", str(tmp_path / "rules.yml"))
+    check_queries(queries, tmp_path)
