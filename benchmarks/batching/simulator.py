@@ -1,7 +1,7 @@
 """A discrete-event simulation of one model behind a batcher that runs the product's own policy, unchanged.
 
-One device with one slot; a run of b rows takes (alpha + beta * b) seconds with 8 % noise. Policies see what the batcher
-would tell them and nothing else. Times are seconds of the simulation's own clock.
+One device that runs one batch at a time; a run of b rows takes (alpha + beta * b) seconds with 8 % noise. Policies see
+what the batcher would tell them and nothing else. Times are seconds of the simulation's own clock.
 """
 
 from __future__ import annotations
@@ -52,25 +52,14 @@ PROFILES = {
 class Policy(Protocol):
     """What the simulation asks. ``decide`` is called at every arrival, finish and timer."""
 
+    slots: int = 1
+    """Batches that it may have in flight. The device runs one at a time: the others wait for it, taken already."""
+
     def arrived(self, now: float, present: int) -> None: ...
 
     def finished(self, now: float, rows: int, run_s: float, present: int) -> None: ...
 
     def decide(self, now: float, queued: int, in_flight: int, deadline: float, arrived: float) -> Wants: ...
-
-
-class Fixed(Policy):
-    """A largest size and a longest wait, as other servers have them; (1, 0) does not batch, (B, 0) is eager."""
-
-    def __init__(self, size: int, timeout_s: float) -> None:
-        self.size, self.timeout_s = size, timeout_s
-
-    def decide(self, now: float, queued: int, in_flight: int, deadline: float, arrived: float) -> Wants:
-        if in_flight or not queued:
-            return Wants(0, math.inf, "")
-        if queued >= self.size or now - arrived >= self.timeout_s - 1e-12:
-            return Wants(min(queued, self.size), 0.0, "")
-        return Wants(0, self.timeout_s - (now - arrived), "")
 
 
 class Product(Policy):
@@ -162,56 +151,49 @@ def simulate(
 ) -> Outcome:
     """Run until the arrivals end and everything is answered.
 
-    With ``clients`` it is a closed loop of ``total`` requests. The first ``warm`` requests are not counted.
+    With ``clients`` it is a closed loop of ``total`` requests; each asks again 0.5 to 1.5 turnarounds after its answer.
+    The first ``warm`` requests are not counted. ``slower`` says by how many times runs take longer at a moment.
     """
     out = Outcome()
     queue: deque[float] = deque()
-    in_flight: list[float] = []
+    running: dict[int, list[float]] = {}
+    launched: dict[int, float] = {}
     events: list[tuple[float, int, str]] = []
-    sequence = 0
-    timer_at = math.inf
-    timer_id = 0
+    sequence = started = answered = in_flight_rows = timer_id = 0
+    device_free_at = 0.0
 
-    def push(at: float, kind: str) -> None:
+    def push(at: float, kind: str) -> int:
         nonlocal sequence
         sequence += 1
         heapq.heappush(events, (at, sequence, kind))
-
-    started = 0
-    if clients:
-        for i in range(clients):
-            push(i * 1e-7, "arrive")
-        started = clients
-    else:
-        at = next(arrivals, None)
-        if at is not None:
-            push(at, "arrive")
-    launched = (0.0, 0.0)
-    answered = 0
-    busy = False
+        return sequence
 
     def again(now: float) -> None:
         nonlocal started
         if clients and started < total:
             started += 1
-            push(now + turnaround_s, "arrive")
+            push(now + turnaround_s * rng.uniform(0.5, 1.5), "arrive")
 
+    if clients:
+        for _ in range(clients):
+            push(turnaround_s * rng.random(), "arrive")
+        started = clients
+    elif (first := next(arrivals, None)) is not None:
+        push(first, "arrive")
     while events:
         now, ident, kind = heapq.heappop(events)
         if kind == "timer":
             if ident != timer_id:
                 continue
-            timer_at = math.inf
         elif kind == "arrive":
             queue.append(now)
-            policy.arrived(now, len(queue) + len(in_flight))
-            if not clients:
-                following = next(arrivals, None)
-                if following is not None:
-                    push(following, "arrive")
+            policy.arrived(now, len(queue) + in_flight_rows)
+            if not clients and (following := next(arrivals, None)) is not None:
+                push(following, "arrive")
         else:  # finish
-            rows = len(in_flight)
-            for arrived in in_flight:
+            batch, run_s = running.pop(ident), now - launched.pop(ident)
+            in_flight_rows -= len(batch)
+            for arrived in batch:
                 answered += 1
                 if answered > warm:
                     out.first = out.first or now
@@ -219,14 +201,12 @@ def simulate(
                     out.latency.append(now - arrived)
                     out.late += now - arrived > slo_s * (1 + 1e-9)
                 again(now)
-            in_flight = []
-            busy = False
-            policy.finished(now, rows, launched[1], len(queue))
+            policy.finished(now, len(batch), run_s, len(queue) + in_flight_rows)
+        out.end = now
         if events and events[0][0] == now and kind != "timer":
             continue  # as in the batcher, what happens in one turn of the loop is decided upon together
         while queue:
-            deadline = queue[0] + slo_s
-            wants = policy.decide(now, len(queue), 1 if busy else 0, deadline, queue[0])
+            wants = policy.decide(now, len(queue), len(running), queue[0] + slo_s, queue[0])
             if wants.refuse:
                 queue.popleft()
                 answered += 1
@@ -235,17 +215,16 @@ def simulate(
                 again(now)
                 continue
             if wants.take_rows:
-                in_flight = [queue.popleft() for _ in range(min(wants.take_rows, len(queue)))]
-                run_s = noisy(profile.of(len(in_flight)), rng) * slower(now)
-                launched = (now, run_s)
-                busy = True
-                push(now + run_s, "finish")
+                batch = [queue.popleft() for _ in range(min(wants.take_rows, len(queue)))]
+                begins = max(now, device_free_at)
+                device_free_at = begins + noisy(profile.of(len(batch)), rng) * slower(begins)
+                number = push(device_free_at, "finish")
+                running[number], launched[number] = batch, now
+                in_flight_rows += len(batch)
                 timer_id = -1
-                timer_at = math.inf
+                if len(running) < policy.slots:
+                    continue
             elif not math.isinf(wants.wait_s):
-                timer_at = now + max(wants.wait_s, 1e-6)
-                push(timer_at, "timer")
-                timer_id = sequence
+                timer_id = push(now + max(wants.wait_s, 1e-6), "timer")
             break
-        out.end = now
     return out

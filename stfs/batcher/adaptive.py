@@ -1,11 +1,10 @@
 """The adaptive policy: what is learnt of a model and of its load, and what follows for the next batch.
 
 Eager with one batch in flight is within a per cent of the optimum at every load where batching pays (Poisson arrivals).
-It falls short in four places, and only there does this differ from it. Clients that wait for their answers before they
+It falls short in three places, and only there does this differ from it. Clients that wait for their answers before they
 ask again (a closed loop) split into cohorts that take turns: then a batch waits for the rest of them, if waiting has
 paid so far. Where a row costs more than a run (beta > alpha), full batches make everybody wait for the last row: then
-they are smaller. Where clients stay away for longer than a cheap run's fixed cost, two cohorts that take turns keep the
-model busier than one. And requests that cannot be answered in time are refused just before their batch would leave.
+they are smaller. And requests that cannot be answered in time are refused just before their batch would leave.
 
 No clock is read here: times come in as seconds of any one clock. Must not live here: queues, timers, threads.
 """
@@ -25,6 +24,8 @@ LEAST_BATCHES = 8
 LEAST_ALPHA_S = 0.002
 """Waiting for company is not worth a timer where a run's fixed cost is less: event loops count in milliseconds."""
 MOST_SIGMA = 0.3
+LEAST_SIGMA = 0.03
+"""However steady a model is, its answers have still to be written and to arrive."""
 CAUTION = 1.6
 """Usual errors by which a run may be longer than thought when its requests must be in time. One leaves 2 % of answers
 late at three times what the model can do; with two, requests are refused that could have been served at 0.8 times."""
@@ -55,7 +56,7 @@ class Cost(NamedTuple):
 
     def cautious(self, rows: float) -> float:
         """Seconds that a run of ``rows`` will rarely exceed."""
-        return (1.0 + CAUTION * self.sigma) * (self.alpha_s + self.beta_s * rows)
+        return (1.0 + CAUTION * max(self.sigma, LEAST_SIGMA)) * (self.alpha_s + self.beta_s * rows)
 
 
 def fit_cost(samples: list[tuple[int, float]]) -> Cost:
@@ -181,14 +182,12 @@ class Adaptive:
         "_began_rows",
         "_deferred_rows",
         "_deferring_since_s",
-        "_finished_rows",
         "_fit",
         "_gap_s",
         "_integral",
         "_last_arrival_s",
         "_last_change_s",
         "_last_finish_s",
-        "_left_rows",
         "_max_rows",
         "_peak",
         "_population",
@@ -220,7 +219,6 @@ class Adaptive:
         self._shape: ShapeFit | None = None
         if calibrated is not None and self._rows_cost_most and max_rows > 1:
             self._shape = ShapeFit(calibrated, max_rows)
-        self._finished_rows = self._left_rows = 0
         self._peak = 0
         self._population = 0.0
         self._rate = 0.0
@@ -265,7 +263,6 @@ class Adaptive:
                 self._shape.add(rows, run_s)
             self.watches = self._rows_cost_most or self._fit.cost.alpha_s > LEAST_ALPHA_S / 2
         self._last_finish_s = now_s
-        self._finished_rows, self._left_rows = rows, present_rows
         self._population = max(self._population + (self._peak - self._population) / 8, self._peak)
         self._peak = present_rows
 
@@ -294,8 +291,6 @@ class Adaptive:
                     self._deferred_rows = self._began_rows = queued_rows
                     self._integral = 0.0
                 return Wants(0, wait_s, "")
-            if self._halves(now_s, queued_rows):
-                cap = (queued_rows + 1) // 2
         reason = self._end_deferral(now_s, queued_rows)
         self._since_try += 1
         return Wants(cap, 0.0, reason)
@@ -308,21 +303,6 @@ class Adaptive:
         load = min(MOST_LOAD, self._rate * known.of(self._max_rows) / self._max_rows)
         best = math.sqrt(2 * queued_rows * known.alpha_s / (known.beta_s * (1 - load)))
         return min(self._max_rows, max(1, round(best)))
-
-    def _halves(self, now_s: float, queued_rows: int) -> bool:
-        """Whether those that came back together had better take turns: the model would be idle for less of the time.
-
-        ``n`` clients that stay away for ``t`` get n / (l(n) + t) answers a second as one cohort, and as two, one being
-        away while the other is served, n / (2 alpha + beta n): more, if t > alpha. Where alpha is worth a timer, those
-        who did not come back as one would lose more by this than the others gain.
-        """
-        cost = self._fit.cost
-        if cost.alpha_s > LEAST_ALPHA_S / 2 or queued_rows < 2 or self._rows_cost_most:
-            return False
-        all_back = not self._left_rows and queued_rows >= self._finished_rows
-        # While the loop writes answers and reads requests nobody is away, and more batches would be more of its work.
-        away_s = now_s - self._last_finish_s - self.worked_s
-        return all_back and cost.alpha_s < away_s < 4 * cost.of(queued_rows)
 
     def _probes(self, now_s: float, queued_rows: int, in_flight: int) -> bool:
         """Whether to run what cannot be in time all the same: if nothing ever ran, nothing would be learnt."""

@@ -155,21 +155,6 @@ def test_a_shape_stands_hiccups_and_runs_of_no_time():
         assert 0 < shape.cost.beta_s < math.inf
 
 
-def test_clients_that_stay_away_longer_than_a_cheap_run_take_turns():
-    cheap = Cost(0.05e-3, 0.01e-3, 0.05)
-    policy, now = learnt(cheap, rows=8)
-    policy.finished(now, 8, cheap.of(8), 0)
-    away = 0.1e-3
-    assert policy.decide(now + away, 8, 0, math.inf).take_rows == 4
-    assert policy.decide(now + away, 7, 0, math.inf).take_rows == 128, "one of them is missing"
-    assert policy.decide(now + cheap.alpha_s / 2, 8, 0, math.inf).take_rows == 128, "it was hardly idle"
-    assert policy.decide(now + 1.0, 8, 0, math.inf).take_rows == 128, "a burst after a silence is not they"
-    policy.finished(now, 8, cheap.of(8), 1)
-    assert policy.decide(now + away, 8, 0, math.inf).take_rows == 128, "they take turns already"
-    dear, now = learnt(rows=8)
-    assert dear.decide(now + 1.5 * GPU.alpha_s, 8, 0, math.inf).take_rows == 128
-
-
 def test_the_oldest_is_refused_when_it_cannot_be_in_time():
     policy, now = learnt()
     needed = GPU.of(20)

@@ -1,0 +1,182 @@
+"""``python -m benchmarks.batching.live [sleep|forest|mlp ...]``: the real server under open-loop load.
+
+One server for each setting, side by side, asked in turns with the same arrival times (Poisson and bursts) by
+``open_loop.py``; every answer is checked. Beside the figures of the sleeping model, whose alpha and beta are known,
+stand those of the simulator for the same model. Minutes of real load, on the loopback only: nothing else should run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.batching.rivals import Fixed
+from benchmarks.batching.scenarios import ARRIVALS, Make, at_load
+from benchmarks.batching.simulator import Product, Profile
+
+TESTS = Path(__file__).parents[2] / "tests"
+SLEEPING = Profile("sleep", 40e-3, 0.8e-3, 64)
+WAIT_S = 10e-3
+SETTINGS = {
+    "stfs": (),
+    "eager": ("--batching=eager",),
+    "10 ms": ("--batching=eager", f"--batch_timeout_ms={WAIT_S * 1e3:.0f}"),
+}
+SIMULATED: dict[str, Make] = {
+    "stfs": lambda p, rng: Product(p, rng),
+    "eager": lambda p, _: Fixed(p.max_rows, 0.0),
+    "10 ms": lambda p, _: Fixed(p.max_rows, WAIT_S),
+}
+SLEEPER = """
+import time
+signature = {{"inputs": [{{"name": "x", "dtype": "float32", "shape": [None, 4]}}],
+             "outputs": [{{"name": "y", "dtype": "float32", "shape": [None]}}]}}
+def predict(inputs):
+    time.sleep({alpha} + {beta} * len(inputs["x"]))
+    return {{"y": inputs["x"].sum(1)}}
+"""
+
+
+def write_model(kind: str, folder: Path) -> tuple[Any, Any]:
+    """The model's files; a request body and the answer to it."""
+    folder.mkdir(parents=True)
+    if kind == "sleep":
+        (folder / "model.py").write_text(SLEEPER.format(alpha=SLEEPING.alpha_s, beta=SLEEPING.beta_s))
+        return {"instances": [[1.0, 2.0, 3.0, 4.0]]}, {"predictions": [10.0]}
+    import joblib
+    from sklearn.datasets import load_digits
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.neural_network import MLPRegressor
+
+    x, y = load_digits(return_X_y=True)
+    estimator: Any = (
+        RandomForestRegressor(200, random_state=1) if kind == "forest" else MLPRegressor((64,), max_iter=30)
+    )
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # thirty steps are not enough to learn, but to be run
+        estimator.fit(x, y)
+    joblib.dump(estimator, folder / "model.joblib")
+    return {"instances": [np.asarray(x[7]).tolist()]}, None
+
+
+def ask(port: int, body: Any, expected: Any, times: list[float], retry: bool = False) -> dict[str, Any]:
+    job = {"port": port, "path": "/v1/models/default:predict", "body": body, "expected": expected, "times_s": times}
+    job |= {"retry": retry, "connections": 64}
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("open_loop.py")],
+        input=json.dumps(job),
+        text=True,
+        capture_output=True,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    result: dict[str, Any] = json.loads(done.stdout)
+    assert all(right for *_, right in result["answers"]), "a wrong answer"
+    return result
+
+
+def arrival_times(name: str, rate: float, seconds: float, seed: int) -> list[float]:
+    times, now = [], 0.0
+    gaps: Iterator[float] = ARRIVALS[name](rate, random.Random(seed))
+    while (now := now + next(gaps)) < seconds:
+        times.append(now)
+    return times
+
+
+def figures(result: dict[str, Any], warm_s: float) -> tuple[float, float]:
+    seen = sorted(late for due, late, status, *_ in result["answers"] if due >= warm_s and status == 200)
+    return mean(seen), seen[min(len(seen) - 1, int(0.99 * len(seen)))]
+
+
+def compare(kind: str, loads: list[float], seconds: float, rounds: int) -> None:
+    """Latencies of each setting, to the best of them."""
+    sys.path.insert(0, str(TESTS))
+    from running import running
+
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        body, expected = write_model(kind, Path(folder) / "model")
+        where = f"--model_base_path={Path(folder) / 'model'}"
+        size = f"--max_batch_size={SLEEPING.max_rows}"
+        servers = {name: stack.enter_context(running(where, size, *flags)) for name, flags in SETTINGS.items()}
+        if expected is None:
+            expected = next(iter(servers.values())).post("/v1/models/default:predict", body).json
+        capacity = SLEEPING.capacity
+        if kind != "sleep":  # all at once: what a full queue is worked off at
+            result = ask(servers["eager"].port, body, expected, [0.0] * 2000)
+            capacity = len(result["answers"]) / result["seconds"]
+        print(f"{kind}: {capacity:.0f} rows/s in full batches", flush=True)
+        for arrivals in ARRIVALS:
+            for load in loads:
+                seen: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
+                for turn in range(rounds):
+                    times = arrival_times(arrivals, load * capacity, seconds, turn)
+                    for name, server in servers.items():
+                        seen[name].append(figures(ask(server.port, body, expected, times), seconds / 10))
+                told = {name: tuple(median(f[i] for f in runs) for i in (0, 1)) for name, runs in seen.items()}
+                line = _line(told)
+                if kind == "sleep":
+                    line += "; simulated " + _line(
+                        {
+                            n: tuple(at_load(SLEEPING, m, load, ARRIVALS[arrivals], range(3)))
+                            for n, m in SIMULATED.items()
+                        }
+                    )
+                print(f"{kind} {arrivals} {load:.0%}, mean/p99 ms (to the best): {line}", flush=True)
+
+
+def _line(told: dict[str, tuple[float, ...]]) -> str:
+    best = [min(f[i] for f in told.values()) for i in (0, 1)]
+    return ", ".join(
+        f"{name} {m * 1e3:.1f}/{p * 1e3:.1f} ({m / best[0]:.2f}/{p / best[1]:.2f})" for name, (m, p) in told.items()
+    )
+
+
+def overloaded(load: float, seconds: float) -> None:
+    """Goodput at ``load`` times the sleeping model's capacity, and whether ``Retry-After`` is worth believing."""
+    from running import running
+
+    slo_s = 2 * SLEEPING.of(SLEEPING.max_rows)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        body, expected = write_model("sleep", Path(folder) / "model")
+        flags = (f"--max_batch_size={SLEEPING.max_rows}", f"--latency_slo_ms={slo_s * 1e3:.1f}")
+        server = stack.enter_context(running(f"--model_base_path={Path(folder) / 'model'}", *flags))
+        ask(server.port, body, expected, arrival_times("Poisson", 0.5 * SLEEPING.capacity, 3.0, 9))
+        for retry in (False, True):
+            times = arrival_times("Poisson", load * SLEEPING.capacity, seconds, 1)
+            answers = ask(server.port, body, expected, times, retry)["answers"]
+            ok = [late for _, late, status, tries, _ in answers if status == 200 and tries == 1]
+            good = sum(late <= slo_s for late in ok) / seconds / SLEEPING.capacity
+            again = [status for _, _, status, tries, _ in answers if tries == 2]
+            tried = f", second try {mean(s == 200 for s in again):.1%} of {len(again)}" if again else ""
+            late = 1 - sum(late <= slo_s for late in ok) / max(1, len(ok)) if ok else math.nan
+            print(f"sleep {load}x, within {slo_s * 1e3:.0f} ms: goodput {good:.3f}, late {late:.1%}{tried}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.batching.live", description=__doc__.splitlines()[0])
+    parser.add_argument("kinds", nargs="*", default=["sleep", "forest", "mlp"], metavar="sleep|forest|mlp")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of one load (10)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns that each figure is the median of (3)")
+    args = parser.parse_args()
+    for kind in args.kinds:
+        compare(kind, [0.2, 0.5, 0.9] if kind == "sleep" else [0.2, 0.5], args.seconds, args.rounds)
+    if "sleep" in args.kinds:
+        overloaded(1.5, 2 * args.seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""An open-loop load generator: requests leave when they are due, whether or not earlier ones have been answered.
+
+A process of its own (``python open_loop.py``, one JSON object on standard input, one on standard output). Latency
+counts from the moment a request was meant to leave, so that neither a slow server nor this process being late hides
+waiting. A connection for each request in flight, kept for the next. With ``retry``, a 503 is asked again once, after
+what its ``Retry-After`` says. Loopback only; bounded by its list of times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+
+class Connection(asyncio.Protocol):
+    """One request at a time; ``answer`` is told status, head and body."""
+
+    def __init__(self) -> None:
+        self.buffer = b""
+        self.answer: asyncio.Future[tuple[int, bytes, bytes]] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def ask(self, request: bytes) -> asyncio.Future[tuple[int, bytes, bytes]]:
+        self.answer = asyncio.get_running_loop().create_future()
+        self.transport.write(request)  # type: ignore[attr-defined]
+        return self.answer
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        head, found, body = self.buffer.partition(b"\r\n\r\n")
+        if not found or self.answer is None:
+            return
+        length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n", 1)[0])
+        if len(body) >= length:
+            self.buffer = b""
+            self.answer.set_result((int(head[9:12]), head, body))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_exception(ConnectionError(f"the server closed the connection: {error}"))
+
+
+async def load(job: dict[str, Any]) -> dict[str, Any]:
+    """``times_s``: when requests leave, from the start. Each answer is ``[time, latency, status, tries, right]``."""
+    body = json.dumps(job["body"]).encode()
+    head = f"POST {job['path']} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    loop = asyncio.get_running_loop()
+    idle: list[Connection] = []
+    answers: list[tuple[float, float, int, int, bool]] = []
+
+    async def ask() -> tuple[int, bytes, bytes]:
+        if not idle:
+            _, fresh = await loop.create_connection(Connection, "127.0.0.1", job["port"])
+            idle.append(fresh)
+        connection = idle.pop()
+        answer = await connection.ask(request)
+        idle.append(connection)
+        return answer
+
+    async def one(due: float) -> None:
+        status, told, answer = await ask()
+        tries = 1
+        if status == 503 and job.get("retry"):
+            await asyncio.sleep(float(told.lower().partition(b"retry-after: ")[2].split(b"\r\n", 1)[0]))
+            status, told, answer = await ask()
+            tries = 2
+        late_s = time.perf_counter() - began - due
+        answers.append((due, late_s, status, tries, status != 200 or json.loads(answer) == job["expected"]))
+
+    for _ in range(job.get("connections", 0)):
+        idle.append((await loop.create_connection(Connection, "127.0.0.1", job["port"]))[1])
+    began = time.perf_counter()
+    tasks = []
+    for due in job["times_s"]:
+        await asyncio.sleep(max(began + due - time.perf_counter(), 0.0))
+        tasks.append(asyncio.create_task(one(due)))
+    await asyncio.gather(*tasks)
+    return {"answers": answers, "seconds": time.perf_counter() - began}
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    print(json.dumps(uvloop.run(load(json.load(sys.stdin)))))
