@@ -25,6 +25,7 @@ commands:
   check PATH    load a model, say what it takes, how fast it is and what is wrong with it
   infer PATH|URL --data JSON
                 ask a model once, without a server or on one
+  bench URL     put load on a server and time its answers
   --version     print the version
 
 examples:
@@ -40,6 +41,7 @@ examples:
 TOOLS = {
     "check": "stfs.commands.check_model",
     "infer": "stfs.commands.infer",
+    "bench": "stfs.commands.bench",
 }
 """Commands that try models and servers, and where each is."""
 
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _user(rest)
         case ["gen-client", *rest]:
             _gen_client(rest)
-        case ["check" | "infer" as name, *rest]:
+        case ["check" | "infer" | "bench" as name, *rest]:
             _tool(name, rest)
         case ["--version" | "-V"]:
             print(f"stfs {__version__}")

@@ -30,10 +30,10 @@ from stfs.protocols import oip, stfs, tfserving, tfserving_examples, tfserving_r
 from stfs.protocols.request import Payload, Resolver
 from stfs.signature import Signature, Tensors
 
-EPILOG = f"""--data takes every body that a server takes: {{"data": ...}}, {{"instances": ...}}, {{"inputs": ...}}, those
-of the Open Inference Protocol, or a bare list; the keys tell the dialect, unless --dialect does. Without it a request is
-made up that fits. With a PATH every option of a model of stfs serve is understood too (see stfs serve --help). A URL is
-a server's, a model's (http://HOST:PORT/v1/models/NAME) or that of a call.
+EPILOG = f"""--data takes every body that a server takes: {{"data": ...}}, {{"instances": ...}}, {{"inputs": ...}},
+those of the Open Inference Protocol, or a bare list; the keys tell the dialect, unless --dialect does. Without it a
+request is made up that fits. With a PATH every option of a model of stfs serve is understood too (see stfs serve
+--help). A URL is a server's, a model's (http://HOST:PORT/v1/models/NAME) or that of a call.
 {remote.CREDENTIALS}
 
 status: 0  the answer is on standard output
