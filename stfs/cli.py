@@ -26,6 +26,8 @@ commands:
   infer PATH|URL --data JSON
                 ask a model once, without a server or on one
   bench URL     put load on a server and time its answers
+  diff URL1 URL2
+                ask two servers the same and compare the answers
   --version     print the version
 
 examples:
@@ -42,6 +44,7 @@ TOOLS = {
     "check": "stfs.commands.check_model",
     "infer": "stfs.commands.infer",
     "bench": "stfs.commands.bench",
+    "diff": "stfs.commands.diff",
 }
 """Commands that try models and servers, and where each is."""
 
@@ -58,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _user(rest)
         case ["gen-client", *rest]:
             _gen_client(rest)
-        case ["check" | "infer" | "bench" as name, *rest]:
+        case ["check" | "infer" | "bench" | "diff" as name, *rest]:
             _tool(name, rest)
         case ["--version" | "-V"]:
             print(f"stfs {__version__}")
