@@ -33,6 +33,8 @@ cdef class Lane:
     cdef object queue
     cdef object adaptive
     cdef object clock
+    cdef public bint told  # the batcher will look at the queue, so a request more is no news
+    cdef bint watched
     cdef readonly object key
     cdef readonly str name
     cdef readonly object dtype

@@ -47,6 +47,7 @@ class Lane:
     row_shape: tuple[int, ...]
     capacity: int
     kept: int
+    told: bool
     def __init__(
         self, batcher: object, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...], key: object
     ) -> None: ...

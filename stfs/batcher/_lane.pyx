@@ -333,7 +333,7 @@ cdef class Lane:
         cdef Py_ssize_t queued = self.queue.rows
         cdef Py_ssize_t requests = PyList_GET_SIZE(group.owners)
         cdef Member* member = &group.members[requests]
-        if (queued and queued + rows > self.max_enqueued_rows) or self.batcher.closing:
+        if (queued and queued + rows > self.max_enqueued_rows) or (not self.told and self.batcher.closing):
             return False
         member.arrived_s = arrived_s
         member.decode_s = decode_s
@@ -346,10 +346,10 @@ cdef class Lane:
         else:
             group.reply = reply
             self.queue.append(group)
-        if (self.adaptive is not None and self.adaptive.watches) or not (
-            self.batcher.in_flight_batches or self.batcher.woken
-        ):
+        if self.watched or not self.told:
             self.batcher.joined(arrived_s, rows)
+            self.told = True
+            self.watched = self.adaptive is not None and self.adaptive.watches
         return True
 
     def give_back(self, slot):

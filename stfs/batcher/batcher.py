@@ -42,8 +42,6 @@ __all__ = ["BatchRecord", "Batcher"]
 
 log = logging.getLogger(__name__)
 
-BUSY = 0.5
-"""Share of the time since the last batch came home from which on the loop counts as what holds everybody up."""
 TICK_S = 0.001
 """Event loops round their timers to milliseconds: a shorter one would fire early and spin until it is due."""
 
@@ -84,7 +82,7 @@ class Batcher:
         self.clock = clock
         # What this thread is at work for, in the seconds of the clock; nothing where a test makes the time.
         self._work_clock = time.thread_time if clock is time.monotonic else _no_work
-        self._finished_work_s = self._finished_s = 0.0  # when the last batch came home
+        self._finished_work_s = 0.0
         self._observer = observer
         self._runner = Runner(run, policy, name, merge, clock)
         self._thread = ModelThread(f"stfs {name}")
@@ -254,6 +252,9 @@ class Batcher:
 
     def _step(self) -> None:
         """Do what the policy says for this moment: launch, wait, or, closing with nothing left, end."""
+        for lane in self._lanes.values():
+            if lane is not None:
+                lane.told = False
         now_s = self.clock()
         self._answer_late(now_s)
         if self.adaptive is not None and self._closed is None:
@@ -343,21 +344,15 @@ class Batcher:
         launched_s = self._launched_s
         self._drain = self._drain.after(batch.rows or 1, now_s - launched_s)
         adaptive = self.adaptive
-        loop_is_busy = False
         if adaptive is not None:
             # Retries of a batch that failed say nothing about what a run costs.
             rows = records[0].padded_rows if len(records) == 1 and not records[0].failed else 0
-            work_s = self._work_clock()
-            loop_is_busy = work_s - self._finished_work_s > BUSY * (now_s - self._finished_s)
-            self._finished_work_s, self._finished_s = work_s, now_s
+            self._finished_work_s = self._work_clock()
             adaptive.finished(now_s, rows, now_s - launched_s, self.queue.rows + self._in_flight_rows)
-        # First the next batch, then the answers to this one: the model works while they are written. But where the loop
-        # is what everybody waits for, a few stragglers had better go with those who ask again once they are answered.
-        if (
-            loop_is_busy
-            and not (self.closing or self.adaptive is None or self.adaptive.watches)
-            and are_stragglers(self.queue.rows, batch.rows)
-        ):
+        # First the next batch, then the answers to this one: the model works while they are written. But where a run is
+        # hardly longer than that, a few stragglers had better go with those who ask again once they are answered.
+        runs_are_cheap = adaptive is not None and not adaptive.watches
+        if runs_are_cheap and not self.closing and are_stragglers(self.queue.rows, batch.rows):
             self._wake_soon(0)
         else:
             self._step()

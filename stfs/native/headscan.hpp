@@ -49,12 +49,34 @@ inline bool same_name(const char* name, const char* lower, size_t size) {
     return true;
 }
 
+// The first byte from s on that is neither visible ASCII nor a blank.
+inline const char* visible_run(const char* s, const char* end) {
+    constexpr uint64_t ones = 0x0101010101010101u, highs = 0x80 * ones;
+    for (; end - s >= 8; s += 8) {
+        uint64_t v;
+        memcpy(&v, s, 8);
+        // Below a blank, 0x7f, or above it. Borrows and carries only disturb the bytes after the first hit.
+        const uint64_t hit = (((v - 0x20 * ones) & ~v) | (v + ones) | v) & highs;
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        if (hit) return s + (__builtin_ctzll(hit) >> 3);
+#else
+        if (hit) break;
+#endif
+    }
+    while (s < end && *s >= 0x20 && *s < 0x7f) s++;
+    return s;
+}
+
 struct Header {
     const char* name;
     size_t name_size;
     const char* value;
     int64_t value_size;
-    bool called(const char* lower) const { return name_size == strlen(lower) && same_name(name, lower, name_size); }
+    // The name in lower case; a template, so that the length is known where it is compared.
+    template <size_t N>
+    bool called(const char (&lower)[N]) const {
+        return name_size == N - 1 && same_name(name, lower, N - 1);
+    }
 };
 
 // One "name: value" line at p. WHOLE, HEAD_SHORT or OTHER; p moves behind the line if WHOLE.
@@ -69,7 +91,10 @@ inline Verdict scan_header(const char*& p, const char* end, Header& h) {
     s++;
     while (s < end && (*s == ' ' || *s == '\t')) s++;
     h.value = s;
-    while (s < end && ((*s >= 0x20 && *s < 0x7f) || *s == '\t')) s++;
+    for (;; s++) {
+        s = visible_run(s, end);
+        if (s == end || *s != '\t') break;
+    }
     if (s - p > kMaxField) return OTHER;
     if (s == end) return HEAD_SHORT;
     if (*s != '\r') return OTHER;

@@ -12,7 +12,7 @@ aiohttp's handler are read and set where they lie in the object; :func:`fits` sa
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
@@ -331,15 +331,18 @@ cdef class Express:
     cdef int take(self, object handler, object data) except -1:
         """Let the request wait for its model: ``TAKEN``. Otherwise nothing has been done."""
         cdef Py_buffer view
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            return self.take_from(handler, <const char*>view.buf, view.len)
+            if PyBytes_CheckExact(data):
+                return self.take_from(handler, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+            try:
+                return self.take_from(handler, <const char*>view.buf, view.len)
+            finally:
+                PyBuffer_Release(&view)
         except Exception:
             # Not foreseen: the general path has the message from its beginning.
             log.exception("the express lane failed")
             return REFUSED
-        finally:
-            PyBuffer_Release(&view)
 
     cdef int take_from(self, object handler, const char* start, Py_ssize_t size) except -1:
         cdef Head head
@@ -706,13 +709,13 @@ cdef class Express:
 
 
 cdef bint stock_is_idle(object handler) except -1:
-    """See ``HotHandler._stock_is_idle``."""
+    """See ``HotHandler._stock_is_idle``. A waiter that is done has a message, or belongs to a connection that closes."""
     cdef PyObject* waiter = slot(handler, WAITER)
     if <object>waiter is None:
         return <object>slot(handler, REQUEST_COUNT) == 0
     if <object>slot(handler, BUFFER_PAUSED) is not False or <object>slot(handler, READING_PAUSED) is not False:
         return False
-    return not (<object>waiter).done() and not <object>slot(handler, MESSAGES)
+    return not <object>slot(handler, MESSAGES)
 
 
 cdef Py_ssize_t rows_of(Lane lane, Form form, Nest& nest, PlainBody& body):
@@ -791,7 +794,7 @@ class ExpressHandler(HotHandler):
             and not <object>slot(self, HELD)
             and data
         ):
-            verdict = (<Express>self._express).take(self, data)
+            verdict = (<Express>slot(self, EXPRESS)).take(self, data)
             if verdict == TAKEN:
                 return
             self._tried = verdict == REFUSED
@@ -810,3 +813,6 @@ class ExpressHandler(HotHandler):
         if type(ticket) is Group:
             (<Express>self._express).leave(self, ticket)
         HotHandler.connection_lost(self, exc)
+
+
+cdef Py_ssize_t EXPRESS = slot_offset(ExpressHandler._express)

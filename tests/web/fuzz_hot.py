@@ -43,7 +43,15 @@ def seeds() -> list[bytes]:
     """Sound requests, and refused ones, of every sort that either path treats in a way of its own."""
     row = '{"instances": [[%s, 2, 3]]}'
     stfs = '{"model_name": "linear", "data": {"x": [[%s, 0, -1]]}}'
+    entry = '{"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [%s, 0.5, 2e1]}]}'
     return [
+        request(PREDICT, ' {\t"instances" :\n[ [1.5e-3 , -0.0, 123456789012345678901234567890] , [ 1,2,3]] } '),
+        request(PREDICT, '{"inputs": [[0.1, 3.4028234e38, 5]]}'),
+        request("/", '{"model_name": "linear", "model_version": 1, "data": [[1, 2, 3], [4, 5, 6]]}'),
+        request("/", stfs % "7.25", "Accept-Encoding: gzip"),
+        request("/v2/models/linear/infer", entry % 4),
+        request("/v2/models/linear/infer", '{"id": "a", ' + (entry % 4)[1:]),
+        request("/v1/models/odd:predict", '{"instances": [[3], [7]]}'),
         *(request(PREDICT, row % i) for i in range(4)),
         *(request("/", stfs % i, "Connection: keep-alive", "User-Agent: fuzz", "Accept: */*") for i in range(3)),
         request("/V1/models/lin%65ar/versions/1:Predict", row % 9),
@@ -107,13 +115,39 @@ SNIPPETS = [
     b"\xff",
     b"POST ",
 ]
+IN_BODIES = [
+    b"1",
+    b"-",
+    b".",
+    b"e9",
+    b"0",
+    b"[",
+    b"]",
+    b"],[",
+    b",",
+    b" ",
+    b"null",
+    b"true",
+    b'"',
+    b'"x"',
+    b"{",
+    b"}",
+    b"\\u0031",
+]
 
 
 def mutate(rng: random.Random, data: bytes) -> bytes:
     """One change of ``data``."""
     at = rng.randrange(len(data) + 1)
     until = min(len(data), at + rng.randrange(1, 1 << rng.randrange(1, 8)))
-    kind = rng.randrange(10)
+    kind = rng.randrange(12)
+    if kind > 9 and (ends := [i for i in range(len(data)) if data.startswith(b"\r\n\r\n{", i)]):
+        # In a body, with the length of the message kept: what follows is still read as it was meant.
+        start = rng.choice(ends) + 4
+        end = data.find(b"POST ", start)
+        place = rng.randrange(start, len(data) if end < 0 else end)
+        snippet = rng.choice(IN_BODIES)
+        return data[:place] + snippet + data[place + len(snippet) :]
     if kind == 0:
         return data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
     if kind == 1:
