@@ -122,6 +122,8 @@ class ServerConfig:
     request_timeout_s: float = 0.0
     metrics_path: str = ""
     metrics_names: tuple[str, ...] = ()
+    tracing: str = ""
+    tracing_sample: float = 1.0
     model_poll_interval_s: float = 1.0
     max_load_retries: int = 5
     load_retry_interval_s: float | None = None
@@ -318,6 +320,8 @@ def _is_this_machine(host: str) -> bool:
 def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...], auth: Mapping[str, Any]) -> ServerConfig:
     if options["ssl_client_ca"] is not None and not options["enable_ssl"]:
         raise ConfigError("--ssl_client_ca: certificates are shown over TLS only: add --enable_ssl")
+    if options["tracing"] and options["workers"] > 1:
+        raise ConfigError("--tracing: only one process can be traced: leave out --workers, or trace before this server")
     return ServerConfig(
         models=models,
         host=options["host"],
@@ -341,6 +345,8 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...], auth: M
         hot_path=options["hot_path"] != "off",
         metrics_path=TFSERVING_METRICS_PATH if "tfserving" in options["metrics_names"] else "",
         metrics_names=options["metrics_names"],
+        tracing=options["tracing"],
+        tracing_sample=options["tracing_sample"],
         access_log=options["access_log"],
         access_log_file=Path(options["access_log_file"]) if options["access_log_file"] else None,
         access_log_sample=options["access_log_sample"],

@@ -13,6 +13,7 @@ from stfs.metrics import Metrics
 from stfs.model import Model
 from stfs.repository import Repository
 from stfs.signature import Signature
+from stfs.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Context:
     """The parts of a running server that a handler may use. ``ready`` is false while it is stopping.
 
     ``models`` gives what is served now, in the configuration's order; ``apply`` changes it (``stfs.server``). ``door``
-    is who is let in; ``None`` if everybody is.
+    is who is let in; ``None`` if everybody is. ``tracing`` is where spans go, ``None`` for nowhere.
     """
 
     config: ServerConfig
@@ -32,6 +33,7 @@ class Context:
     apply: Callable[[Sequence[ModelConfig]], Awaitable[Mapping[str, str]]]
     repository: Repository
     door: Door | None = None
+    tracing: Tracing | None = None
 
     def __post_init__(self) -> None:
         if self.config.enable_auth and self.door is None:

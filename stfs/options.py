@@ -121,6 +121,21 @@ def _metrics_names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _collector(text: str) -> str:
+    if text.lower() == "off":
+        return ""
+    if not re.match(r"https?://[^/\s]", text):
+        raise ValueError("expected off, or the address of a collector, such as http://127.0.0.1:4318")
+    return text
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError("expected a number from 0 to 1")
+    return value
+
+
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 
@@ -343,6 +358,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("access_log", _choice("off", "json"), "off", "json: one line of JSON for each HTTP request", _LOG),
     Option("access_log_file", str, "", "file to append the access log to, in place of standard error", _LOG),
     Option("access_log_sample", _positive, "1", "log one request in so many", _LOG),
+    Option("tracing", _collector, "off", "OTLP/HTTP collector of traces, such as http://127.0.0.1:4318, or off", _LOG),
+    Option("tracing_sample", _share, "1", "share of the requests that come without a trace to trace, 0 to 1", _LOG),
     Option("debug", _boolean, "false", "the same as --log_level=debug", _LOG),
     Option(
         "enable_b64_autoconvert",

@@ -33,6 +33,7 @@ from stfs.metrics import Metrics
 from stfs.model import Model, ModelLoader, is_model
 from stfs.platforms.base import CORES_LEFT, all_cores
 from stfs.repository import Repository
+from stfs.tracing import Tracing
 from stfs.warmup.replay import replay
 from stfs.web.access_log import open_log
 from stfs.web.app import make_runner
@@ -69,6 +70,7 @@ class Server:
             retry_interval_s=config.load_retry_interval_s,
             on_change=self._on_change,
         )
+        self._tracing = Tracing(config.tracing, config.tracing_sample) if config.tracing else None
         self.context = Context(
             config,
             self.registry,
@@ -79,6 +81,7 @@ class Server:
             self.apply,
             Repository(lambda: self.models, self.apply, self.manager, explicit=config.model_control == "explicit"),
             self._door,
+            self._tracing,
         )
         self._ready = False
         self._applying = asyncio.Lock()
@@ -275,6 +278,8 @@ class Server:
         if self._door is not None:
             self._door.close()
         await self.manager.stop()
+        if self._tracing is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._tracing.close)
 
 
 def _not_served(failures: Mapping[str, str]) -> SetupError:

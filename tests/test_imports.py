@@ -31,6 +31,7 @@ ROOMS = [
     "warmup",
     "repository_config",
     "repository",
+    "tracing",
     "context",
     "oip_served",
     "carry",
@@ -63,6 +64,7 @@ ONLY_IN = {
     "grpc": {"rpc"},
     "zstandard": {"web"},
     "PIL": {"images"},
+    "opentelemetry": {"tracing"},
 }
 
 

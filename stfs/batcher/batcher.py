@@ -23,7 +23,7 @@ from stfs.batcher.batch import batch_key
 from stfs.batcher.deadlines import Deadlines
 from stfs.batcher.large import LargeEntry
 from stfs.batcher.policy import BatchPolicy, Drain, Load, admits, are_stragglers, decide, gathers
-from stfs.batcher.queue import Entry, Journey, Queue, Reply
+from stfs.batcher.queue import Entry, Journey, Queue, Reply, Together
 from stfs.batcher.runner import Batch, BatchRecord, Outcome, Outcomes, Run, Runner
 from stfs.batcher.thread import Job, ModelThread
 from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, Unavailable
@@ -441,8 +441,11 @@ class Batcher:
 
 def _tell_journeys(batch: Batch, launched_s: float, now_s: float) -> None:
     position = 0
+    together = Together(batch.rows, batch.reason, launched_s, now_s)
     for entry in batch.entries:
         if (journey := entry.journey) is not None:
+            together.journeys.append(journey)
+            journey.together = together
             journey.queue_s, journey.run_s = launched_s - entry.arrived_s, now_s - launched_s
             journey.rows, journey.position = batch.rows, position
         position += entry.rows

@@ -21,17 +21,37 @@ Reply = Callable[[Tensors | None, RequestError | None], None]
 _NOTHING: Tensors = {}
 
 
+class Together:
+    """One batch, for those of its requests that ask: ``journeys`` are theirs. Moments are of the batcher's clock.
+
+    ``told`` is for whoever tells of the batch to others, to do so once; the batcher leaves it alone.
+    """
+
+    __slots__ = ("finished_s", "journeys", "launched_s", "reason", "rows", "told")
+
+    def __init__(self, rows: int, reason: str, launched_s: float, finished_s: float) -> None:
+        self.rows = rows
+        self.reason = reason
+        self.launched_s = launched_s
+        self.finished_s = finished_s
+        self.journeys: list[Journey] = []
+        self.told: object = None
+
+
 class Journey:
     """What became of one request, for those who ask. Written once, just before the reply is called.
 
     ``queue_s``: seconds until its batch left; ``run_s``: seconds until the batch was back, retries and the crossing of
     threads included; ``rows`` of the batch, without padding, and the ``position`` of its first row in it. Of a request
-    that ran in pieces it tells of the piece that came home last.
+    that ran in pieces it tells of the piece that came home last. ``together`` is its batch, ``None`` if it never ran;
+    ``owner`` is what the one who asks knows it by.
     """
 
-    __slots__ = ("position", "queue_s", "rows", "run_s")
+    __slots__ = ("owner", "position", "queue_s", "rows", "run_s", "together")
 
-    def __init__(self) -> None:
+    def __init__(self, owner: object = None) -> None:
+        self.owner = owner
+        self.together: Together | None = None
         self.queue_s = self.run_s = 0.0
         self.rows = self.position = 0
 

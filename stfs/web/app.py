@@ -90,7 +90,7 @@ def make_runner(context: Context, add_routes: AddRoutes | None = None) -> web.Ap
     options = runner_options(context)
     access_log = open_log(context.config)
     app = make_app(context, access_log, add_routes)
-    if not context.config.hot_path:
+    if not context.config.hot_path or context.tracing is not None:  # only the stock path is traced
         return web.AppRunner(app, **options)
     if (problem := hot.fits()) is not None:
         log.info("requests take aiohttp's own path, and not the hot one: %s", problem)

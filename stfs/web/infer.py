@@ -30,9 +30,10 @@ from stfs.protocols import stfs
 from stfs.protocols.request import Payload
 from stfs.signature import Signature, Tensors
 from stfs.web import compression
-from stfs.web.access_log import CARRIED, Carried
+from stfs.web.access_log import CARRIED, CLIENT_CLOSED, Carried
 from stfs.web.key import CONTEXT
 from stfs.web.off_loop import OFF_LOOP, OFF_LOOP_BYTES, is_for_thread, is_large
+from stfs.web.traced import begin, end
 
 log = logging.getLogger("stfs.web")
 
@@ -97,7 +98,9 @@ async def answer(
     carried: Carried | None = None
     if context.config.access_log != "off":
         carried = request[CARRIED] = Carried(dialect.name, lease)
-    journey = Journey() if ASKS_TIMING in request.headers else None
+    trace = begin(context.tracing, request, started_s) if context.tracing is not None else None
+    journey = trace.journey if trace is not None else Journey() if ASKS_TIMING in request.headers else None
+    failure: errors.RequestError | None = None
     try:
         with counted(context, lease, dialect.name):
             if refusal is not None:
@@ -105,6 +108,8 @@ async def answer(
             deadline_s = deadline(context.config.request_timeout_s, _asked_timeout_ms(request), started_s)
             body = await read_body(request, context.config.max_request_bytes, deadline_s)
             decoding_s = time.monotonic()
+            if trace is not None:
+                trace.decoding_s = decoding_s
             if read is not None:
                 signature, inputs, encode = await read(body, lease, deadline_s)
             elif is_for_thread(len(body), dialect.looks):
@@ -122,14 +127,23 @@ async def answer(
             else:
                 payload = encode(outputs)
             lease.encode_s = time.monotonic() - encoding_s
+            if trace is not None:
+                trace.encoded_s = encoding_s + lease.encode_s
+    except asyncio.CancelledError as gone:
+        if trace is not None:
+            end(trace, request, CLIENT_CLOSED, dialect.name, lease, gone)
+        raise
     except errors.RequestError as error:
+        failure = error
         response = error_response(dialect, error, lease)
     else:
         response = await _success(request, context, payload if isinstance(payload, Payload) else Payload(payload))
-    if journey is not None:
+    if journey is not None and ASKS_TIMING in request.headers:
         response.headers["Server-Timing"] = server_timing(lease, journey)
     response.headers.update(served_headers(lease))
     response.headers.update(echoed(request.headers))
+    if trace is not None:
+        end(trace, request, response.status, dialect.name, lease, failure)
     if log.isEnabledFor(logging.DEBUG):
         log_request(request.method, request.path, response.status, request.headers)
     return response
