@@ -26,6 +26,8 @@ commands:
   infer PATH|URL --data JSON
                 ask a model once, without a server or on one
   bench URL     put load on a server and time its answers
+  tune PATH --latency_ms MS
+                find the batch size and threads for a latency
   diff URL1 URL2
                 ask two servers the same and compare the answers
   --version     print the version
@@ -44,6 +46,7 @@ TOOLS = {
     "check": "stfs.commands.check_model",
     "infer": "stfs.commands.infer",
     "bench": "stfs.commands.bench",
+    "tune": "stfs.commands.tune",
     "diff": "stfs.commands.diff",
 }
 """Commands that try models and servers, and where each is."""
@@ -61,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _user(rest)
         case ["gen-client", *rest]:
             _gen_client(rest)
-        case ["check" | "infer" | "bench" | "diff" as name, *rest]:
+        case ["check" | "infer" | "bench" | "tune" | "diff" as name, *rest]:
             _tool(name, rest)
         case ["--version" | "-V"]:
             print(f"stfs {__version__}")
