@@ -15,6 +15,8 @@ from pathlib import Path
 from benchmarks.batching.results import Row, markdown, measure_all
 from benchmarks.batching.simulator import PROFILES
 
+BEGINS, ENDS = "<!-- made by python -m benchmarks.batching -->", "<!-- end of what was made -->"
+
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.batching", description=__doc__.splitlines()[0])
@@ -22,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=2, help="runs that each figure is the mean of (2)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
     parser.add_argument("--out", type=Path, help="folder for the tables, the figures as JSON, and plots")
+    parser.add_argument("--page", type=Path, help="a Markdown page whose tables are made anew, between its two marks")
     args = parser.parse_args(argv)
     profiles = args.profiles or list(PROFILES)
     if unknown := [name for name in profiles if name not in PROFILES]:
@@ -31,6 +34,13 @@ def main(argv: list[str] | None = None) -> None:
     rows: list[Row] = list(measure_all(profiles, range(1, 1 + args.seeds), args.jobs))
     tables = markdown(rows)
     print(tables)
+    if args.page is not None:
+        text = args.page.read_text()
+        before, _, rest = text.partition(BEGINS)
+        after = rest.partition(ENDS)[2]
+        if not after:
+            parser.error(f"{args.page} has no {BEGINS!r} and {ENDS!r} to put the tables between")
+        args.page.write_text(f"{before}{BEGINS}\n\n{tables}\n{ENDS}{after}")
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "batching.md").write_text(tables)

@@ -62,7 +62,9 @@ def write_model(kind: str, folder: Path) -> tuple[Any, Any]:
 
     x, y = load_digits(return_X_y=True)
     estimator: Any = (
-        RandomForestRegressor(200, random_state=1) if kind == "forest" else MLPRegressor((64,), max_iter=30)
+        RandomForestRegressor(200, random_state=1)
+        if kind == "forest"
+        else MLPRegressor(hidden_layer_sizes=(64,), max_iter=30)
     )
     import warnings
 
@@ -75,7 +77,7 @@ def write_model(kind: str, folder: Path) -> tuple[Any, Any]:
 
 def ask(port: int, body: Any, expected: Any, times: list[float], retry: bool = False) -> dict[str, Any]:
     job = {"port": port, "path": "/v1/models/default:predict", "body": body, "expected": expected, "times_s": times}
-    job |= {"retry": retry, "connections": 64}
+    job |= {"retry": retry, "connections": max(64, times.count(0.0))}
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("open_loop.py")],
         input=json.dumps(job),
@@ -116,7 +118,7 @@ def compare(kind: str, loads: list[float], seconds: float, rounds: int) -> None:
             expected = next(iter(servers.values())).post("/v1/models/default:predict", body).json
         capacity = SLEEPING.capacity
         if kind != "sleep":  # all at once: what a full queue is worked off at
-            result = ask(servers["eager"].port, body, expected, [0.0] * 2000)
+            result = ask(servers["eager"].port, body, expected, [0.0] * 1000)
             capacity = len(result["answers"]) / result["seconds"]
         print(f"{kind}: {capacity:.0f} rows/s in full batches", flush=True)
         for arrivals in ARRIVALS:
@@ -146,7 +148,11 @@ def _line(told: dict[str, tuple[float, ...]]) -> str:
 
 
 def overloaded(load: float, seconds: float) -> None:
-    """Goodput at ``load`` times the sleeping model's capacity, and whether ``Retry-After`` is worth believing."""
+    """Goodput at ``load`` times the sleeping model's capacity, and whether ``Retry-After`` is worth believing.
+
+    The second is asked of surges: while the overload lasts, at most one in ``load`` can be answered, whoever asks.
+    """
+    sys.path.insert(0, str(TESTS))
     from running import running
 
     slo_s = 2 * SLEEPING.of(SLEEPING.max_rows)
@@ -155,24 +161,36 @@ def overloaded(load: float, seconds: float) -> None:
         flags = (f"--max_batch_size={SLEEPING.max_rows}", f"--latency_slo_ms={slo_s * 1e3:.1f}")
         server = stack.enter_context(running(f"--model_base_path={Path(folder) / 'model'}", *flags))
         ask(server.port, body, expected, arrival_times("Poisson", 0.5 * SLEEPING.capacity, 3.0, 9))
-        for retry in (False, True):
-            times = arrival_times("Poisson", load * SLEEPING.capacity, seconds, 1)
+        steady = arrival_times("Poisson", load * SLEEPING.capacity, seconds, 1)
+        surges = [t for i in range(max(1, int(seconds // 6))) for t in _surge(6.0 * i, load, i)]
+        for told, times, retry in (("without end", steady, False), ("for 2 s of 6", surges, True)):
             answers = ask(server.port, body, expected, times, retry)["answers"]
             ok = [late for _, late, status, tries, _ in answers if status == 200 and tries == 1]
-            good = sum(late <= slo_s for late in ok) / seconds / SLEEPING.capacity
+            good = sum(late <= slo_s for late in ok) / times[-1] / min(SLEEPING.capacity, len(times) / times[-1])
             again = [status for _, _, status, tries, _ in answers if tries == 2]
             tried = f", second try {mean(s == 200 for s in again):.1%} of {len(again)}" if again else ""
             late = 1 - sum(late <= slo_s for late in ok) / max(1, len(ok)) if ok else math.nan
-            print(f"sleep {load}x, within {slo_s * 1e3:.0f} ms: goodput {good:.3f}, late {late:.1%}{tried}", flush=True)
+            print(
+                f"sleep {load}x {told}, within {slo_s * 1e3:.0f} ms: goodput {good:.3f}, late {late:.1%}{tried}",
+                flush=True,
+            )
+
+
+def _surge(start_s: float, load: float, seed: int) -> list[float]:
+    """Two seconds of ``load``, four of a third of it: what comes back finds the model with time for it."""
+    high = arrival_times("Poisson", load * SLEEPING.capacity, 2.0, seed)
+    low = arrival_times("Poisson", load / 3 * SLEEPING.capacity, 4.0, seed + 50)
+    return [start_s + t for t in high] + [start_s + 2.0 + t for t in low]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.batching.live", description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="*", default=["sleep", "forest", "mlp"], metavar="sleep|forest|mlp")
+    parser.add_argument("--overload", action="store_true", help="only how the sleeping model stands overload")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of one load (10)")
     parser.add_argument("--rounds", type=int, default=3, help="turns that each figure is the median of (3)")
     args = parser.parse_args()
-    for kind in args.kinds:
+    for kind in [] if args.overload else args.kinds:
         compare(kind, [0.2, 0.5, 0.9] if kind == "sleep" else [0.2, 0.5], args.seconds, args.rounds)
     if "sleep" in args.kinds:
         overloaded(1.5, 2 * args.seconds)

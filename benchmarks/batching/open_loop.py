@@ -14,6 +14,8 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
+
 
 class Connection(asyncio.Protocol):
     """One request at a time; ``answer`` is told status, head and body."""
@@ -45,6 +47,12 @@ class Connection(asyncio.Protocol):
             self.answer.set_exception(ConnectionError(f"the server closed the connection: {error}"))
 
 
+def right(answer: Any, expected: Any) -> bool:
+    """The same numbers but for the last digits, which depend on who shares the batch."""
+    got, wanted = np.asarray(answer["predictions"]), np.asarray(expected["predictions"])
+    return got.shape == wanted.shape and bool(np.allclose(got, wanted, rtol=1e-5))
+
+
 async def load(job: dict[str, Any]) -> dict[str, Any]:
     """``times_s``: when requests leave, from the start. Each answer is ``[time, latency, status, tries, right]``."""
     body = json.dumps(job["body"]).encode()
@@ -71,7 +79,7 @@ async def load(job: dict[str, Any]) -> dict[str, Any]:
             status, told, answer = await ask()
             tries = 2
         late_s = time.perf_counter() - began - due
-        answers.append((due, late_s, status, tries, status != 200 or json.loads(answer) == job["expected"]))
+        answers.append((due, late_s, status, tries, status != 200 or right(json.loads(answer), job["expected"])))
 
     for _ in range(job.get("connections", 0)):
         idle.append((await loop.create_connection(Connection, "127.0.0.1", job["port"]))[1])

@@ -46,8 +46,9 @@ def draw(rows: list[Row], folder: Path) -> Path:
             if scenario in ("Poisson", "bursts"):
                 axis.set_ylim(0.8, 2.5)
         axes[0][0].set_ylabel(told)
-        handles, labels = axes[0][0].get_legend_handles_labels()
-        drawing.legend(handles, labels, loc="lower center", ncols=5, fontsize="small")
+        # A policy that is not stable with one model has no curve there, but may with another.
+        seen = {name: line for axis in axes[0] for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+        drawing.legend(list(seen.values()), list(seen), loc="lower center", ncols=5, fontsize="small")
         drawing.suptitle(title)
         drawing.tight_layout(rect=(0, 0.12, 1, 1))
         stem = folder / title.lower().replace(",", "").replace("(", "").replace(")", "").replace(" ", "-")
@@ -65,9 +66,10 @@ def draw(rows: list[Row], folder: Path) -> Path:
 
 
 def _curves(axis: Any, rows: list[Row], figure: int) -> None:
-    for name in rows[0].figures:
+    for i, name in enumerate(rows[0].figures):
         points = [(row.measure.level, row.figures[name][figure]) for row in rows]
         points = [(x, y) for x, y in points if math.isfinite(y)]
         if points:
-            axis.plot(*zip(*points, strict=True), marker=".", label=name, **_STYLES.get(name, {}))
+            style = {"color": f"C{i}", **_STYLES.get(name, {})}  # the same in every panel
+            axis.plot(*zip(*points, strict=True), marker=".", label=name, **style)
     axis.grid(alpha=0.3)

@@ -74,12 +74,13 @@ class TensorFlowAdaptive(Policy):
 class Aimd(Policy):
     """Clipper's: the largest batch grows by a row while runs keep to the objective, else it shrinks by a tenth.
 
-    It is eager up to that size. The objective is what a request may take in all.
+    It is eager up to that size. The objective is what a request may take in all. It begins at the largest: what piles
+    up while it grows from one row would outlast the runs that are measured here.
     """
 
     def __init__(self, size: int, objective_s: float) -> None:
         self.most, self.objective_s = size, objective_s
-        self.size = 1.0
+        self.size = float(size)
 
     def finished(self, now: float, rows: int, run_s: float, present: int) -> None:
         if run_s > self.objective_s:

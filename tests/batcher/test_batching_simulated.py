@@ -148,6 +148,8 @@ def test_under_overload_what_is_answered_is_in_time(name):
 
 def test_aimd_grows_by_one_and_shrinks_by_a_tenth():
     policy = Aimd(128, 1.0)
+    assert policy.size == 128
+    policy.size = 1.0
     for _ in range(20):
         policy.finished(0.0, int(policy.size), 0.5, 0)
     assert policy.size == 21
