@@ -3,6 +3,7 @@
 #   make test    every test
 #   make check   the fast loop: lint, types, unit tests
 #   make bench   the benchmarks
+#   make bench-quick   is this commit slower than the last one recorded? under two minutes
 #   make test-clients   the generated clients in every language; installs compilers and interpreters, which needs root
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +16,7 @@ BESIDE = $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),mxnet cntk xg
 # What an editable install is made of; Python files are read in place and need no new install.
 BUILT_FROM = pyproject.toml setup.py constraints.txt $(wildcard stfs/*.pyx stfs/*/*.pyx stfs/*/*.pxd stfs/native/*)
 
-.PHONY: demo protos test test-clients check lint types unit bench image-test clean
+.PHONY: demo protos test test-clients check lint types unit bench bench-quick image-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -74,6 +75,9 @@ unit: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m pytest benchmarks --benchmark-sort=name --benchmark-columns=median,ops,rounds
+
+bench-quick: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.serving.quick
 
 # Builds the container images and starts them; needs root, buildah and debootstrap.
 image-test: $(VENV)/.installed-test
