@@ -4,6 +4,7 @@
 #   make check   the fast loop: lint, types, unit tests
 #   make bench   the benchmarks
 #   make bench-quick   is this commit slower than the last one recorded? under two minutes
+#   make docs    the site of docs/, in build/site; broken links and anchors are errors
 #   make test-clients   the generated clients in every language; installs compilers and interpreters, which needs root
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,7 +17,7 @@ BESIDE = $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),mxnet cntk xg
 # What an editable install is made of; Python files are read in place and need no new install.
 BUILT_FROM = pyproject.toml setup.py constraints.txt $(wildcard stfs/*.pyx stfs/*/*.pyx stfs/*/*.pxd stfs/native/*)
 
-.PHONY: demo protos test test-clients check lint types unit bench bench-quick image-test clean
+.PHONY: demo docs screenshots protos test test-clients check lint types unit bench bench-quick image-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +40,14 @@ $(VENV)/.beside: stfs/platforms/catalog.py Makefile | $(VENV)/.installed-test
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/make_demo_models.py build/demo
 	$(BIN)/stfs serve --model_config_file build/demo/models.json
+
+docs: $(VENV)/.installed-site
+	$(BIN)/sphinx-build -W --keep-going -d build/site-cache docs build/site
+
+# The pictures in docs/images, of the real pages; needs Debian's package chromium.
+screenshots: $(VENV)/.installed-test
+	$(BIN)/python examples/make_demo_models.py build/demo
+	$(BIN)/python docs/take_screenshots.py build/demo
 
 test: $(VENV)/.installed-test $(VENV)/.beside
 	$(BIN)/python -m pytest
