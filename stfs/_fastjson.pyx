@@ -11,7 +11,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_Occurred
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint64_t
@@ -42,6 +42,12 @@ cnp.import_array()
 cdef extern from "Python.h":
     PyObject* new_bytes "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
     int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
+
+cdef extern from "numpy/arrayobject.h":
+    PyTypeObject PyArray_Type
+    object array_of "PyArray_NewFromDescr"(
+        PyTypeObject*, cnp.PyArray_Descr*, int, const cnp.npy_intp*, const cnp.npy_intp*, void*, int, PyObject*
+    )
 
 cdef extern from "scanner.hpp" namespace "stfs" nogil:
     cdef enum Fault "stfs::Fault":
@@ -158,6 +164,10 @@ cdef enum:
     SCRATCH_WORDS = 512
     # Below this many elements, letting the interpreter lock go costs more than it gives.
     UNLOCKED_ELEMENTS = 1024
+
+
+# By Dtype, since a division costs as much as reading a number.
+cdef int64_t[12] SCRATCH_ELEMENTS = [2048, 1024, 512, 4096, 2048, 1024, 512, 4096, 2048, 1024, 512, 4096]
 
 
 # -- dtypes
@@ -288,7 +298,10 @@ cdef object new_array(
     int ndim, cnp.npy_intp* shape, cnp.dtype dtype, int code, const char* data, int64_t count, bint give_references
 ):
     """A new array of these elements; with ``give_references`` it takes over the objects' references."""
-    cdef cnp.ndarray array = cnp.PyArray_EMPTY(ndim, shape, dtype.num, 0)
+    Py_INCREF(dtype)  # a reference that is taken over
+    cdef cnp.ndarray array = array_of(
+        &PyArray_Type, <cnp.PyArray_Descr*><PyObject*>dtype, ndim, shape, NULL, NULL, 0, NULL
+    )
     cdef PyObject** old = <PyObject**>cnp.PyArray_DATA(array)
     cdef PyObject** new = <PyObject**>data
     if code != STR:
@@ -313,6 +326,7 @@ KINDS = ("object", "array", "string", "number", "bool", "null")
 cdef class Reader:
     """See ``codec_py.read.Reader``. Large tensors are read with the interpreter lock released."""
 
+    cdef bytes owner
     cdef Py_buffer view
     cdef bint held
     cdef Scanner s
@@ -320,10 +334,15 @@ cdef class Reader:
     cdef bint fresh
 
     def __cinit__(self, body):
-        PyObject_GetBuffer(body, &self.view, PyBUF_SIMPLE)
-        self.held = True
-        self.s.begin = <const char*>self.view.buf
-        self.s.end = self.s.begin + self.view.len
+        if type(body) is bytes:
+            self.owner = <bytes>body  # which costs less than asking for a buffer
+            self.s.begin = PyBytes_AS_STRING(self.owner)
+            self.s.end = self.s.begin + len(self.owner)
+        else:
+            PyObject_GetBuffer(body, &self.view, PyBUF_SIMPLE)
+            self.held = True
+            self.s.begin = <const char*>self.view.buf
+            self.s.end = self.s.begin + self.view.len
         self.p = self.s.begin
         self.fresh = False
 
@@ -404,7 +423,7 @@ cdef class Reader:
         cdef const char* first = q
         if code == STR:
             return self.strings(descr, options)
-        q = parse(code, self.s, q, nest, scratch, 8 * SCRATCH_WORDS // descr.itemsize, options)
+        q = parse(code, self.s, q, nest, scratch, SCRATCH_ELEMENTS[<int>code], options)
         if q != NULL:
             made = new_array(max(0, nest.rank), shape_of(&nest), descr, code, <char*>scratch, nest.filled, False)
         elif self.s.error.fault != FULL:
@@ -480,7 +499,7 @@ cdef class Reader:
             if array is not None:
                 capacity = max(capacity, 2 * nest.filled)
             capacity = min(capacity, nest.filled + (self.s.end - q) // 2 + 1)
-            grown = cnp.PyArray_EMPTY(1, &capacity, dtype.num, 0)
+            grown = cnp.PyArray_EMPTY(1, &capacity, dtype.type_num, 0)
             destination = cnp.PyArray_DATA(grown)
             memcpy(destination, data, nest.filled * itemsize)
             array = grown

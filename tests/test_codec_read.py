@@ -614,6 +614,57 @@ def test_readers_work_side_by_side_in_threads(twin):
     assert same == [True] * 20
 
 
+# -- text that is read in blocks
+
+
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_base64_of_every_length(twin, encode):
+    rng = np.random.default_rng(4)
+    data = [rng.bytes(n) for n in [*range(140), 1000, 4099]]
+    padded = [{"b64": encode(item).decode()} for item in data]
+    bare = [{"b64": encode(item).decode().rstrip("=")} for item in data]
+    for texts in (padded, bare):
+        assert tensor(twin, json.dumps(texts), "object").tolist() == data
+
+
+def test_every_byte_that_is_not_base64_is_found_wherever_it_stands(twin):
+    alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_"
+    for at in (0, 13, 31, 32, 63, 64, 90):
+        for byte in set(range(0x20, 0x7F)) - set(b'"\\'):
+            text = bytearray(b"Zm9v" * 24)
+            text[at] = byte
+            body = b'{"b64":"' + bytes(text) + b'"}'
+            if byte in alphabet:
+                assert len(tensor(twin, body, "object").item()) == 72
+            else:
+                assert refusal(twin, body, "object").problem == "the text is not base64"
+        for foreign, said in [(b"\x1f", "control character"), (b"\xc3", "not UTF-8"), (b"\\q", "unknown escape")]:
+            body = b'{"b64":"' + b"Zm9v" * 24 + b'"}'
+            body = body[: 8 + at] + foreign + body[8 + at :]
+            assert said in refusal(twin, body, "object", MalformedJson).problem
+
+
+def test_base64_with_escapes_and_quotes_in_it(twin):
+    escaped = base64.b64encode(b"\xff\xef" * 60).decode().replace("/", "\\/")
+    assert "\\/" in escaped
+    assert tensor(twin, '{"b64":"' + escaped + '"}', "object").item() == b"\xff\xef" * 60
+    assert refusal(twin, '{"b64":"' + "Zm9v" * 20 + '\\"Zm9v"}', "object").problem == "the text is not base64"
+    assert refusal(twin, '{"b64":"' + "Zm9v" * 20 + '","a":1}', "object").problem.startswith('"b64" must be')
+    assert refusal(twin, '{"b64":"' + "Zm9v" * 20, "object", MalformedJson).problem == "a string is not closed"
+
+
+def test_what_is_not_plain_in_a_string_is_found_wherever_it_stands(twin):
+    for at in range(40):
+        before, after = "x" * at, "y" * (40 - at)
+        for inside in ('"', "\\", "\n", "é", "\x7f", "\U0001d11e"):
+            text = before + inside + after
+            assert tensor(twin, json.dumps(text), "object").item() == text.encode()
+            assert tensor(twin, json.dumps(text, ensure_ascii=False), "object").item() == text.encode()
+        for foreign in (b"\x00", b"\x1f", b"\x80", b"\xff"):
+            body = b'"' + before.encode() + foreign + after.encode() + b'"'
+            assert refusal(twin, body, "object", MalformedJson).offset == 1 + at
+
+
 # -- missing values, and literals that stand for their text
 
 

@@ -1,9 +1,12 @@
 import base64
 import json
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
-from twins import BOTH
+from twins import BOTH, COMPILED, READABLE, needs_compiled
 
 
 @pytest.fixture(params=BOTH)
@@ -213,3 +216,56 @@ def test_a_json_string(twin):
     assert twin.encode_string("") == b'""'
     assert twin.encode_string('a"\\\n\x01é') == b'"a\\"\\\\\\n\\u0001' + "é".encode() + b'"'
     assert twin.encode_string("\udcff") == b'"?"'
+
+
+def write_columns(twin, array):
+    return twin.encode_rows({"x": array, "y": array[:, :1]})
+
+
+@needs_compiled
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [lambda twin, array: twin.encode(array), write_columns], ids=["array", "table"])
+def test_large_numeric_arrays_are_written_while_another_thread_runs(write):
+    array = np.random.default_rng(5).random((1000, 1000))
+    want = write(COMPILED, array)
+    seen: list[str] = []
+    met = []
+
+    def work():
+        seen.append("began")
+        met.append(write(COMPILED, array))
+        seen.append("ended")
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # so that nobody is asked for the interpreter lock, and who runs here was given it
+    try:
+        for _ in range(50):  # this thread may be scheduled too late to see it; a lock that is held is never seen let go
+            seen.clear()
+            thread = threading.Thread(target=work)
+            thread.start()
+            while not seen:
+                time.sleep(0)
+            ran_beside = seen == ["began"]
+            thread.join()
+            assert met.pop() == want
+            if ran_beside:
+                break
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert ran_beside
+
+
+@needs_compiled
+@pytest.mark.parametrize("shape", [(2000,), (40, 50), (500, 1, 4), (2000, 1, 1, 1), (1, 1, 2000)])
+def test_the_room_made_for_large_arrays_is_enough_for_the_longest_numbers(shape):
+    for name, longest in [
+        ("float64", -2.2250738585072014e-308),
+        ("float32", -1.17549435e-38),
+        ("float16", -6.10352e-05),
+        ("int64", -(2**63)),
+        ("uint8", 255),
+        ("bool", False),
+    ]:
+        array = np.full(shape, longest, name)
+        for style in ("shortest", "tfs"):
+            assert COMPILED.encode(array, style=style) == READABLE.encode(array, style=style)

@@ -62,19 +62,6 @@ inline int digit_count(uint64_t n) {
     return guess + (n >= POW10_WHOLE[guess]) + (n == 0);
 }
 
-inline char* write_whole(uint64_t n, char* o) {
-    if (n >= 100000000) {
-        const uint64_t rest = n / 100000000;
-        o = write_whole(rest, o);
-        store8(o, eight_bytes(static_cast<uint32_t>(n - rest * 100000000)) | ASCII_ZEROS);
-        return o + 8;
-    }
-    const uint64_t bytes = eight_bytes(static_cast<uint32_t>(n));
-    const int zeros = __builtin_ctzll(bytes | UINT64_C(1) << 56) >> 3;  // the last digit stands even if it is 0
-    store8(o, (bytes | ASCII_ZEROS) >> (8 * zeros));
-    return o + 8 - zeros;
-}
-
 // The text of every byte, and in the last place its length.
 struct ByteTexts {
     std::array<std::array<char, 4>, 256> of{};
@@ -92,6 +79,25 @@ struct ByteTexts {
 
 inline constexpr ByteTexts BYTE_TEXTS{};
 
+inline char* write_byte(uint64_t n, char* o) {
+    const auto& text = BYTE_TEXTS.of[n];
+    std::memcpy(o, text.data(), 4);
+    return o + text[3];
+}
+
+inline char* write_whole(uint64_t n, char* o) {
+    if (n >= 100000000) {
+        const uint64_t rest = n / 100000000;
+        o = rest < 256 ? write_byte(rest, o) : write_whole(rest, o);
+        store8(o, eight_bytes(static_cast<uint32_t>(n - rest * 100000000)) | ASCII_ZEROS);
+        return o + 8;
+    }
+    const uint64_t bytes = eight_bytes(static_cast<uint32_t>(n));
+    const int zeros = __builtin_ctzll(bytes | UINT64_C(1) << 56) >> 3;  // the last digit stands even if it is 0
+    store8(o, (bytes | ASCII_ZEROS) >> (8 * zeros));
+    return o + 8 - zeros;
+}
+
 template <class I>
 inline char* write_integer(I x, char* o) {
     uint64_t size;
@@ -104,9 +110,7 @@ inline char* write_integer(I x, char* o) {
         size = x;
     }
     if constexpr (sizeof(I) == 1) {
-        const auto& text = BYTE_TEXTS.of[size];
-        std::memcpy(o, text.data(), 4);
-        return o + text[3];
+        return write_byte(size, o);
     } else {
         return write_whole(size, o);
     }

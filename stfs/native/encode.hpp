@@ -96,7 +96,8 @@ inline char* write_numbers(const T* x, Py_ssize_t count, bool tfs, char* o) {
         }
         return o - 1;
     } else {
-        return tfs ? write_floats<T, true>(x, static_cast<int>(count), o) : write_floats<T, false>(x, static_cast<int>(count), o);
+        const auto some = static_cast<int>(count);
+        return tfs ? write_floats<T, true>(x, some, o) : write_floats<T, false>(x, some, o);
     }
 }
 

@@ -147,7 +147,8 @@ STFS_INLINE Told tell_shortest(F x) {
     }
     if constexpr (sizeof(F) == 8) {
         const uint64_t lacks = d.digits < POW10_WHOLE[full - 1];  // a mask, since a branch on it is a coin's toss
-        return Told{d.digits + (9 * d.digits & (UINT64_C(0) - lacks)), d.exponent + full - 1 - static_cast<int>(lacks), 16};
+        const uint64_t digits = d.digits + (9 * d.digits & (UINT64_C(0) - lacks));
+        return Told{digits, d.exponent + full - 1 - static_cast<int>(lacks), 16};
     } else {
         const int count = fewest + (d.digits >= POW10_WHOLE[fewest]) + (d.digits >= POW10_WHOLE[fewest + 1]);
         return Told{d.digits * POW10_WHOLE[full - count], d.exponent + count - 1, 16};
@@ -212,7 +213,7 @@ STFS_INLINE char* write_told(const Told& told, F x, char* o) {
 
 // Writes `count` floats, at most FLOATS_AT_ONCE, with commas between them: first what to say of all of them, then the
 // saying, because either alone is short enough for a processor to work on several numbers at the same time.
-constexpr int FLOATS_AT_ONCE = 32;
+constexpr int FLOATS_AT_ONCE = 16;
 
 template <class F, bool TFS>
 char* write_floats(const F* x, int count, char* o) {

@@ -703,4 +703,12 @@ inline constexpr Power POWERS[MOST_POWER - LEAST_POWER + 1] = {
     {0x892179be91d43a43, 0x88083f8943a1148d},  // 342
 };
 
+inline const Power& power_of_ten(int k) { return POWERS[k - LEAST_POWER]; }
+
+// floor(log2(10^k)); right for |k| < 1200.
+inline int log2_of_pow10(int k) { return (k * 1741647) >> 19; }
+
+// What a product of a power's half has room in.
+__extension__ typedef unsigned __int128 uint128;
+
 }  // namespace stfs

@@ -27,6 +27,20 @@ constexpr int MOST_POWER = %d;
 inline constexpr Power POWERS[MOST_POWER - LEAST_POWER + 1] = {
 """
 
+TAIL = """\
+};
+
+inline const Power& power_of_ten(int k) { return POWERS[k - LEAST_POWER]; }
+
+// floor(log2(10^k)); right for |k| < 1200.
+inline int log2_of_pow10(int k) { return (k * 1741647) >> 19; }
+
+// What a product of a power's half has room in.
+__extension__ typedef unsigned __int128 uint128;
+
+}  // namespace stfs
+"""
+
 
 def power(k: int) -> tuple[int, int]:
     """The two halves of g for 10^k: floor(10^k / 2^(floor(log2(10^k)) - 127)) + 1."""
@@ -47,7 +61,7 @@ def header() -> str:
     rows = [
         f"    {{0x{high:016x}, 0x{low:016x}}},  // {k}\n" for k in range(LEAST, MOST + 1) for high, low in [power(k)]
     ]
-    return HEAD % (LEAST, MOST) + "".join(rows) + "};\n\n}  // namespace stfs\n"
+    return HEAD % (LEAST, MOST) + "".join(rows) + TAIL
 
 
 if __name__ == "__main__":

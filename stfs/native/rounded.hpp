@@ -57,17 +57,19 @@ inline bool rounded(F x, bool six, Rounded& result) {
     exponent += log2_of_pow10(exponent + 1) == exponent2 && c >= (next.high >> spare) + inexact;
 
     const int k = full - 1 - exponent;
-    const Scaled v = scaled(power_of_ten(k), c, q + log2_of_pow10(k) + 1);
+    const int h = q + log2_of_pow10(k) + 1;
+    const Power& g = power_of_ten(k);
+    const Scaled v = scaled(g, c, h);
     const bool exact = k >= 0 && k <= 27;
-    constexpr uint64_t doubt = sizeof(F) == 8 ? 2 : UINT64_C(1) << 31;  // of the fraction, which lacks less than c << h
+    constexpr uint64_t doubt = sizeof(F) == 8 ? 2 : UINT64_C(1) << 31;  // what the fraction lacks is less
 
     const uint64_t q6 = v.whole / unit;
     const uint64_t after = v.whole - q6 * unit;
-    // Half the distance between neighbours of x in units of the last digit, and one for the fraction.
-    constexpr uint64_t reach = POW10_WHOLE[full] / (UINT64_C(1) << (Format::fraction_bits + 1)) + 2;
+    // Half the distance between neighbours of x in units of the last digit, and something for what the fraction hides.
+    const uint64_t reach = (g.high >> 1 >> (64 - h)) + 2;
     if (six || after - (reach + 1) >= unit - (2 * reach + 1)) {
         if (!exact && after == unit / 2 - 1 && v.fraction >= UINT64_C(0) - doubt) return false;
-        const bool up = after > unit / 2 || (after == unit / 2 && (v.fraction != 0 || !exact || (q6 & 1) != 0));
+        const uint64_t up = (after > unit / 2) | ((after == unit / 2) & ((v.fraction != 0) | !exact | ((q6 & 1) != 0)));
         bool known = true;
         const bool same = six || reads_back(q6 + up, exponent - 5, x, known);
         if (!known) return false;

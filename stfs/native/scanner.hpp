@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 // The number path is one loop's body; left to itself the compiler calls it, and spills the token, once an element.
 #define STFS_INLINE __attribute__((always_inline)) inline
 
@@ -144,6 +148,17 @@ inline int utf8_sequence(const char* q, const char* end) {
 
 // The first byte of q..end that is not plain in a JSON string: a quote, a backslash, a control or a non-ASCII byte.
 inline const char* plain_run(const char* q, const char* end) {
+#if defined(__SSE2__)
+    while (end - q >= 16) {
+        const __m128i c = _mm_loadu_si128(reinterpret_cast<const __m128i*>(q));
+        // Bytes above 127 are negative here, so below a blank like the controls.
+        const __m128i below = _mm_cmplt_epi8(c, _mm_set1_epi8(0x20));
+        const __m128i quote = _mm_cmpeq_epi8(c, _mm_set1_epi8('"')), slash = _mm_cmpeq_epi8(c, _mm_set1_epi8('\\'));
+        const int hit = _mm_movemask_epi8(_mm_or_si128(below, _mm_or_si128(quote, slash)));
+        if (hit) return q + __builtin_ctz(static_cast<unsigned>(hit));
+        q += 16;
+    }
+#endif
     while (end - q >= 8) {
         uint64_t c = load8(q);
         uint64_t quote = c ^ ('"' * ONES), slash = c ^ ('\\' * ONES);

@@ -12,6 +12,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "digits.hpp"
 #include "number.hpp"
@@ -19,20 +20,15 @@
 
 namespace stfs {
 
-__extension__ typedef unsigned __int128 uint128;
-
 // digits * 10^exponent; the digits may end in zeros.
 struct Decimal {
     uint64_t digits;
     int exponent;
 };
 
-// floor(log10(2^q)), floor(log10(3/4 * 2^q)) and floor(log2(10^k)); right for |q| < 1500 and |k| < 1200.
+// floor(log10(2^q)) and floor(log10(3/4 * 2^q)); right for |q| < 1500.
 inline int log10_of_pow2(int q) { return (q * 1262611) >> 22; }
 inline int log10_of_three_quarters_pow2(int q) { return (q * 1262611 - 524031) >> 22; }
-inline int log2_of_pow10(int k) { return (k * 1741647) >> 19; }
-
-inline const Power& power_of_ten(int k) { return POWERS[k - LEAST_POWER]; }
 
 // IEEE 754's interchange formats: x = fraction * 2^exponent.
 template <class F>
@@ -40,17 +36,17 @@ struct Format;
 template <>
 struct Format<half> {
     using Bits = uint16_t;
-    static constexpr int fraction_bits = 10, least_exponent = -24;
+    static constexpr int fraction_bits = 10, least_exponent = -24, exponent_mask = 0x1F;
 };
 template <>
 struct Format<float> {
     using Bits = uint32_t;
-    static constexpr int fraction_bits = 23, least_exponent = -149;
+    static constexpr int fraction_bits = 23, least_exponent = -149, exponent_mask = 0xFF;
 };
 template <>
 struct Format<double> {
     using Bits = uint64_t;
-    static constexpr int fraction_bits = 52, least_exponent = -1074;
+    static constexpr int fraction_bits = 52, least_exponent = -1074, exponent_mask = 0x7FF;
 };
 
 template <class F>
@@ -80,7 +76,7 @@ __attribute__((noinline)) Decimal shortest_exactly(F x) {
     const Word bits = bits_of(x);
     constexpr Word hidden = Word{1} << Format::fraction_bits;
     const Word fraction = bits & (hidden - 1);
-    const int biased = static_cast<int>(bits >> Format::fraction_bits) & ((1 << (8 * sizeof(F) - 1 - Format::fraction_bits)) - 1);
+    const int biased = static_cast<int>(bits >> Format::fraction_bits) & Format::exponent_mask;
     const Word c = biased == 0 ? fraction : fraction | hidden;
     const int q = Format::least_exponent - 1 + (biased == 0 ? 1 : biased);
     const bool uneven = fraction == 0 && biased > 1;  // a power of two: the numbers below lie half as far apart
@@ -105,31 +101,29 @@ __attribute__((noinline)) Decimal shortest_exactly(F x) {
     return Decimal{nearest ^ ((nearest ^ ten) & shorter), k};
 }
 
-// c * 2^q / 10^k, where h = q + log2_of_pow10(-k) + 1, as a whole number and its fraction in units of 2^-64; and half of
-// 2^q / 10^k in units of 2^-60. Each is too small by less than DOUBT units of 2^-60, or right.
+// c * 2^q * 10^k, where g stands for 10^k and h = q + log2_of_pow10(k) + 1, as a whole number and its fraction in units of
+// 2^-64. It is too small by less than c << h of those for a float, by less than two for a double, and right if 10^k is
+// exact in the bits that are used.
 struct Scaled {
     uint64_t whole;
     uint64_t fraction;
-    uint64_t half;
 };
 inline Scaled scaled(const Power& g, uint32_t c, int h) {
     const uint128 product = static_cast<uint128>(g.high) * (c << h);
-    return Scaled{static_cast<uint64_t>(product >> 64), static_cast<uint64_t>(product), g.high >> (5 - h)};
+    return Scaled{static_cast<uint64_t>(product >> 64), static_cast<uint64_t>(product)};
 }
 inline Scaled scaled(const Power& g, uint64_t c, int h) {
     const uint64_t cp = c << h;
     const uint64_t carried = static_cast<uint64_t>(static_cast<uint128>(g.low - 1) * cp >> 64);
     const uint128 product = static_cast<uint128>(g.high) * cp + carried;
-    return Scaled{static_cast<uint64_t>(product >> 64), static_cast<uint64_t>(product), g.high >> (5 - h)};
+    return Scaled{static_cast<uint64_t>(product >> 64), static_cast<uint64_t>(product)};
 }
-// A float's product lacks less than c << h, under 2^28 units of 2^-64; a double's less than two of them.
-template <class F>
-constexpr uint64_t DOUBT = sizeof(F) == 8 ? 4 : UINT64_C(1) << 25;
 
-// Whether a and b differ by no more than the doubt about either.
+// Whether (1 or 0) a and b, in units of 2^-60, differ by no more than the doubt about either: c << h is under 2^28 here.
 template <class F>
-inline bool too_near(uint64_t a, uint64_t b) {
-    return a - b + 2 * DOUBT<F> <= 4 * DOUBT<F>;
+inline int too_near(uint64_t a, uint64_t b) {
+    constexpr uint64_t doubt = sizeof(F) == 8 ? 4 : UINT64_C(1) << 25;
+    return a - b + 2 * doubt <= 4 * doubt;
 }
 
 template <class F>
@@ -139,20 +133,23 @@ inline Decimal shortest(F x) {
     const Word bits = bits_of(x);
     constexpr Word hidden = Word{1} << Format::fraction_bits;
     const Word fraction = bits & (hidden - 1);
-    const int biased = static_cast<int>(bits >> Format::fraction_bits) & ((1 << (8 * sizeof(F) - 1 - Format::fraction_bits)) - 1);
+    const int biased = static_cast<int>(bits >> Format::fraction_bits) & Format::exponent_mask;
     const int q = Format::least_exponent - 1 + biased;
     const int k = log10_of_pow2(q);
-    const Scaled v = scaled(power_of_ten(-k), fraction | hidden, q + log2_of_pow10(-k) + 1);
+    const int h = q + log2_of_pow10(-k) + 1;
+    const Power& g = power_of_ten(-k);
+    const Scaled v = scaled(g, fraction | hidden, h);
     constexpr uint64_t unit = UINT64_C(1) << 60;
+    const uint64_t reach = g.high >> (5 - h);  // half the distance between neighbours of x
     // The interval reaches less than five to either side, so only the nearer multiple of ten can lie in it.
     const uint64_t ten_below = v.whole / 10 * 10;
     const uint64_t above = (v.whole - ten_below) * unit + (v.fraction >> 4);
     const uint64_t up = UINT64_C(0) - static_cast<uint64_t>(above > 5 * unit);  // masks: see above
     const uint64_t distance = (above ^ up) + (up & (10 * unit + 1));
-    const bool unsure = too_near<F>(distance, v.half) | too_near<F>(v.fraction >> 4, unit / 2);
+    const int unsure = too_near<F>(distance, reach) | too_near<F>(v.fraction >> 4, unit / 2);
     if (__builtin_expect(unsure | (fraction == 0) | (biased == 0), 0)) return shortest_exactly(x);
     const uint64_t nearest = v.whole + (v.fraction >> 63);
-    const uint64_t shorter = UINT64_C(0) - static_cast<uint64_t>(distance < v.half);
+    const uint64_t shorter = UINT64_C(0) - static_cast<uint64_t>(distance < reach);
     return Decimal{nearest ^ ((nearest ^ (ten_below + (up & 10))) & shorter), k};
 }
 

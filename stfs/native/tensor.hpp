@@ -22,18 +22,23 @@ constexpr int MAX_TENSOR_DEPTH = 32;
 
 // The state of one tensor being read. Sizes are -1 until the first list of their level has closed; the rank is -1 until
 // the first leaf or the first empty list. With `base` 1 the tensor's first index is not a list in the text but counts
-// calls: a column whose rows lie apart.
+// calls: a column whose rows lie apart. Only `opened` levels hold anything, since most tensors have few and small ones
+// should not pay for more.
 struct Nest {
     int base = 0;
     int depth = 0;
     int rank = -1;
+    int opened;
     int64_t filled = 0;
-    int64_t count[MAX_TENSOR_DEPTH + 1] = {};
+    int64_t count[MAX_TENSOR_DEPTH + 1];
     int64_t size[MAX_TENSOR_DEPTH + 1];
-    const char* start[MAX_TENSOR_DEPTH + 1] = {};
+    const char* start[MAX_TENSOR_DEPTH + 1];
 
-    explicit Nest(int base_depth = 0) : base(base_depth), depth(base_depth) {
-        for (auto& s : size) s = -1;
+    explicit Nest(int base_depth = 0) : base(base_depth), depth(base_depth), opened(base_depth) {
+        for (int level = 0; level < base_depth; ++level) {
+            count[level] = 0;
+            size[level] = -1;
+        }
     }
 };
 
@@ -154,12 +159,16 @@ struct StringLeaf {
         if (!is_b64(token)) return wrong_kind(s, wanted, p, depth);
         if (!s.at(q, '"')) return wrong_kind(s, "base64 text", q, depth);
         const char* quote = q;
-        q = s.string(q, token);
+        out = decoded_at_once(s, quote, q);
+        if (!out) q = PyErr_Occurred() ? python_error(s) : s.string(quote, token);
         if (!q) return nullptr;
         q = s.space(q);
-        if (s.at(q, ',')) return bad_element(s, BAD_ELEMENT, "\"b64\" must be the object's only key", p, q, depth);
-        if (!s.at(q, '}')) return s.unexpected("',' or '}'", q);
-        out = decoded(token);
+        if (!s.at(q, '}')) {
+            Py_CLEAR(out);
+            if (s.at(q, ',')) return bad_element(s, BAD_ELEMENT, "\"b64\" must be the object's only key", p, q, depth);
+            return s.unexpected("',' or '}'", q);
+        }
+        if (!out) out = decoded(token);
         if (out) return q + 1;
         if (PyErr_Occurred()) return python_error(s);
         return bad_element(s, BAD_ELEMENT, "the text is not base64", quote, q, depth);
@@ -201,6 +210,16 @@ struct StringLeaf {
         char key[18];  // three characters take at most 18 bytes to write
         if (token.stop - token.start > 18) return false;
         return unescape(token, key) == 3 && std::memcmp(key, "b64", 3) == 0;
+    }
+
+    // The base64 text whose opening quote is at p, read without a look at it as a string: what is base64 needs no other
+    // check. nullptr without a Python exception: it has to be looked at.
+    static PyObject* decoded_at_once(Scanner& s, const char* p, const char*& after) {
+        const void* quote = std::memchr(p + 1, '"', static_cast<size_t>(s.end - p - 1));
+        if (!quote) return nullptr;
+        const StringToken token{p + 1, static_cast<const char*>(quote), false};
+        after = token.stop + 1;
+        return decoded(token);
     }
 
     // nullptr without a Python exception: the text is not base64.
@@ -247,6 +266,10 @@ const char* parse_as(Scanner& s, const char* p, Nest& n, typename Leaf::T* out, 
             if (depth == MAX_TENSOR_DEPTH) return s.syntax("a tensor nested deeper than 32", p);
             n.start[depth] = p;
             n.count[depth] = 0;
+            if (depth == n.opened) {
+                n.size[depth] = -1;
+                ++n.opened;
+            }
             ++depth;
             p = s.space(p + 1);
             if (!s.at(p, ']')) {
