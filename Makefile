@@ -31,7 +31,7 @@ $(VENV)/.beside: stfs/platforms/catalog.py Makefile | $(VENV)/.installed-test
 	# TensorFlow Serving's own client; it asks for a TensorFlow that would take the place of tensorflow-cpu.
 	$(PIP) --no-deps tensorflow-serving-api==2.21.0
 	# What finds barriers in the pages; without npm, the tests that need it are skipped and say so.
-	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(VENV)/npm axe-core@4.14.1; fi
+	-if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(VENV)/npm axe-core@4.14.1; fi
 	# KServe's client asks for other versions of what the server uses, so it has an environment of its own.
 	$(BIN)/python -m venv $(VENV)/kserve
 	$(VENV)/kserve/bin/python -m pip --disable-pip-version-check --quiet install kserve==0.21.0
