@@ -29,7 +29,7 @@ ROOT = TESTS.parent
 DOCS = ROOT / "docs"
 LIMIT_S = 120.0
 SERVERS = {"stfs serve ": ("stfs", True), "simple_tensorflow_serving ": ("seed_main", False)}
-"""How a line that serves begins: the module that is started for it, and whether that is told ``serve``."""
+"""How a line begins that serves: the module that is started for it, and whether that is told ``serve``."""
 
 _BLOCK = re.compile(r"^(?:<!-- (not run|file): ([^\n]+?) -->\n)?```([\w+{}-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -90,7 +90,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.server: Running | None = None
-        self.served = self.ran = 0
+        self.ran = 0
         self._last = contextlib.ExitStack()
         self._environment = environment({"PYTHONPATH": os.pathsep.join((str(TESTS), str(ROOT))), "MPLBACKEND": "agg"})
         self._environment["PATH"] = f"{self._write_commands()}{os.pathsep}{os.environ['PATH']}"
@@ -125,16 +125,17 @@ class Reader:
             for line, shown in commands(block.text):
                 self._command(line, shown)
 
+    def serve(self, argv: list[str], module: str = "stfs", serve: bool = True) -> None:
+        """Ends the server that runs, if one does, and starts this one in the folder."""
+        self._last.close()
+        with contextlib.chdir(self.folder):
+            server = running(*argv, env={"PYTHONPATH": self._environment["PYTHONPATH"]}, module=module, serve=serve)
+            self.server = self._last.enter_context(server)
+
     def _command(self, line: str, shown: str) -> None:
         for begin, (module, serve) in SERVERS.items():
             if line.startswith(begin):
-                self._last.close()
-                path = {"PYTHONPATH": self._environment["PYTHONPATH"]}
-                argv = shlex.split(line.removeprefix(begin))
-                with contextlib.chdir(self.folder):
-                    server = running(*argv, env=path, module=module, serve=serve)
-                    self.server = self._last.enter_context(server)
-                self.served += 1
+                self.serve(shlex.split(line.removeprefix(begin)), module, serve)
                 assert shown == "", f"a server's output is not looked at: {shown}"
                 return
         # What curl tells of its progress is for people.
