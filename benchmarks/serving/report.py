@@ -30,10 +30,10 @@ def markdown(
     turns: list[Turn], works: Mapping[str, Work], conditions: Mapping[str, str], notes: list[str], pictures: list[Path]
 ) -> str:
     """Blocks are set apart by empty lines, which ``plots.page`` relies on. ``pictures`` as the page links to them."""
-    parts = ["# Performance", _HOW]
+    parts = ["# Servers compared", _HOW]
     parts += [
-        "Made by `python -m benchmarks.serving --write-page docs/performance.md` "
-        "([how to run it](../benchmarks/serving/README.md)); the figures are of one run under these conditions:"
+        "Made by `python -m benchmarks.serving --write-page docs/servers-compared.md` "
+        "(see `benchmarks/serving/README.md`); the figures are of one run under these conditions:"
     ]
     parts += [
         "\n".join(["| condition | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in conditions.items())])

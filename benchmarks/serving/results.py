@@ -31,7 +31,7 @@ class Summary:
     cpu_us: float
     errors: int
     rounds: int
-    disturbed: int
+    disturbed: int | None  # None: not known, where the load shares the server's cores
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,9 @@ def summaries(turns: Iterable[Turn]) -> list[Summary]:
             cpu_us=statistics.median(turn.cpu_us for turn in group),
             errors=sum(turn.errors for turn in group),
             rounds=len(group),
-            disturbed=sum(turn.others > DISTURBED for turn in group),
+            disturbed=None
+            if all(math.isnan(turn.others) for turn in group)
+            else sum(turn.others > DISTURBED for turn in group),
         )
         for key, group in groups.items()
     ]
@@ -210,7 +212,7 @@ def work_table(all_turns: list[Turn], work: str, load: str) -> str:
     rows = []
     for s in sorted(mine, key=lambda s: -s.rate):
         times = ratio(all_turns, work, load, "stfs", s.server) if s.server != "stfs" else None
-        noise = f"{s.disturbed} of {s.rounds}" if s.disturbed else "none"
+        noise = "-" if s.disturbed is None else f"{s.disturbed} of {s.rounds}" if s.disturbed else "none"
         figures = [number(s.rate), number(s.cpu_us), number(s.p50_ms), number(s.p99_ms), str(s.errors), noise]
         rows.append([s.server, *figures, spread(times) if times else "-"])
     head = ["server", "answers/s", "CPU µs each", "p50 ms", "p99 ms", "errors", "disturbed rounds", "stfs to it"]
