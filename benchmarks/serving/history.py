@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.serving.results import Ratio, number, table
 
+CEILING = 0.30  # a median that moved by more is told of, however far single rounds went astray on a busy machine
 FLOOR = 0.05  # of the ratio: what two runs of the same commit differ by on a quiet machine
 
 
@@ -49,8 +50,8 @@ class Change:
 
 
 def noise(before: Ratio, now: Ratio) -> float:
-    """By how much of itself a ratio may change by chance: the wider run's half spread, at least ``FLOOR``."""
-    return max(FLOOR, *((each.high - each.low) / 2 / each.median for each in (before, now)))
+    """By how much of itself a ratio may change by chance: the wider half spread, from ``FLOOR`` to ``CEILING``."""
+    return min(CEILING, max(FLOOR, *((each.high - each.low) / 2 / each.median for each in (before, now))))
 
 
 def compare(before: Record, now: Record) -> list[Change]:
