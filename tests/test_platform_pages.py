@@ -7,7 +7,6 @@ conformance suite stands in. Numbers are compared to two decimals: a library's n
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import shutil
 import subprocess
@@ -19,29 +18,22 @@ import numpy as np
 import pytest
 from conformance.conftest import Workshop, why_not
 from conformance.mixed import listed
-from running import TESTS, environment, running
+from pages import DOCS, blocks, commands
+from running import environment, running
 
 from stfs import platforms
 from stfs.platforms import catalog
 
-PAGES = TESTS.parent / "docs" / "platforms"
+PAGES = DOCS / "platforms"
 MAKE_LIMIT_S = 200.0
 SERVED = {"mxnet": "mxnet_mlp", "caffe2": "lenet", "spark": "lr_model"}
 """Folders that pages serve; elsewhere the page serves one file."""
 
 
-def blocks(page: str, language: str) -> list[str]:
-    """The blocks of code of that language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-
-
-def commands(page: str) -> list[tuple[list[str], str]]:
-    """The commands as arguments, each with what the page shows of its output."""
+def asked_and_shown(page: str) -> list[tuple[list[str], str]]:
+    """The commands of the page's one console block as arguments, each with what the page shows of its output."""
     (console,) = blocks(page, "console")
-    return [
-        (shlex.split(line), printed)
-        for line, printed in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", console, re.MULTILINE)
-    ]
+    return [(shlex.split(line), printed) for line, printed in commands(console.text)]
 
 
 def assert_like(answer: Any, shown: Any) -> None:
@@ -65,7 +57,7 @@ def write_model(name: str, page: str, served: str, folder: Path, workshop: Works
     """Puts what the page serves into ``folder``: by the page's own code, or else the suite's example."""
     if source := blocks(page, "python"):
         done = subprocess.run(
-            [sys.executable, "-c", source[0]],
+            [sys.executable, "-c", source[0].text],
             cwd=folder,
             env=environment(),
             capture_output=True,
@@ -89,7 +81,7 @@ def test_a_page_is_true(name, tmp_path, page_workshop, monkeypatch):
     if reason := why_not(name):
         pytest.skip(reason)
     page = (PAGES / f"{name}.md").read_text()
-    (serve, _), *asked = commands(page)
+    (serve, _), *asked = asked_and_shown(page)
     assert serve[:2] == ["stfs", "serve"]
     write_model(name, page, serve[2], tmp_path, page_workshop)
     monkeypatch.chdir(tmp_path)
@@ -111,9 +103,3 @@ def test_every_platform_has_a_page_that_names_its_command():
         if command := catalog.install_command(platforms.find(name)):
             assert f"`{command}`" in page, name
             assert f"`{command}`" in listed, name
-
-
-def test_every_link_leads_somewhere():
-    for file in PAGES.glob("*.md"):
-        for target in re.findall(r"\]\(([^)#:]+)\)", file.read_text()):
-            assert (file.parent / target).exists(), f"{file.name}: {target}"
