@@ -28,7 +28,6 @@ PAGES = {
     "clients": "/generate_clients",
 }
 SECONDS_OF_LOAD = 20
-MAX_COLOURS = 128
 
 
 def ask(server: Running, body: str, enough: threading.Event) -> None:
@@ -51,7 +50,7 @@ def main(demo: Path) -> None:
             client.start()
         browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         try:
-            page = browser.new_page(viewport={"width": 1200, "height": 800})
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
             page.goto(server.url)
             page.wait_for_timeout(SECONDS_OF_LOAD * 1000)
             for name, path in PAGES.items():
@@ -59,7 +58,7 @@ def main(demo: Path) -> None:
                 page.wait_for_timeout(3000)
                 file = IMAGES / f"{name}.png"
                 page.screenshot(path=file)
-                Image.open(file).convert("RGB").quantize(MAX_COLOURS).save(file, optimize=True)
+                Image.open(file).convert("RGB").save(file, optimize=True)
                 print(f"{file.relative_to(ROOT)}: {file.stat().st_size:,} bytes")
         finally:
             browser.close()
