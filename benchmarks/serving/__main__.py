@@ -130,6 +130,9 @@ def stored(paths: list[Path]) -> tuple[list[Turn], dict[str, Work], dict[str, st
         turns += [Turn(**turn) for turn in kept["turns"]]
         works |= {name: Work(name, told, Path(), empty, empty, "") for name, told in kept["works"].items()}
         notes += [note for note in kept["notes"] if note not in notes]
+    for kept in all_kept[1:]:
+        told = kept["conditions"]
+        notes.append(f"{', '.join(kept['works'])}: a run of its own, {told.get('date')}, {told.get('measured')}")
     return turns, works, all_kept[0]["conditions"], notes
 
 

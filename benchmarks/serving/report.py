@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.serving.results import bars, bars_table, loads, work_table
+from benchmarks.serving.results import DISTURBED, bars, bars_table, loads, work_table
 from benchmarks.serving.turns import Turn
 from benchmarks.serving.works import Work
 
@@ -38,6 +39,13 @@ def markdown(
     parts += [
         "\n".join(["| condition | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in conditions.items())])
     ]
+    known = [turn for turn in turns if not math.isnan(turn.others)]
+    disturbed = sum(turn.others > DISTURBED for turn in known)
+    if 2 * disturbed > len(known):
+        parts.append(
+            f"The machine was busy: in {disturbed} of {len(known)} bursts other processes took over a tenth of the "
+            "server's core. Rates are then low and their ratios wide; CPU time per request says more."
+        )
     reached = bars(turns)
     if reached:
         parts += ["## What is aimed at", "Ratios above 1 are in favour of this server."]

@@ -86,6 +86,12 @@ def test_a_bar_is_against_the_best_of_those_that_took_part():
     assert results.bars(turns[1:]) == []
 
 
+def test_a_bar_reached_by_rates_alone_is_not_reached():
+    turns = [turn("stfs", 800, cpu_us=50.0), turn("triton", 100, cpu_us=100.0)]
+    (reached,) = results.bars(turns)
+    assert (reached.verdict, reached.holds) == ("by rate only", False)
+
+
 def test_the_model_alone_is_compared_under_any_load():
     turns = [
         turn("stfs", 95, work="resnet", load="4 connections"),
