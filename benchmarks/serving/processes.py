@@ -59,12 +59,16 @@ def cpu_ticks(stat: str) -> int:
 
 
 def core_busy_ticks(stat: str, core: int) -> int:
-    """Ticks that ``core`` was not idle, stolen ones too, by ``/proc/stat``."""
+    """Ticks that processes kept ``core`` busy, stolen ones too, by ``/proc/stat`` (proc(5)).
+
+    Interrupts are left out: the network's count for no process, so they would all seem to be other work's.
+    """
     for line in stat.splitlines():
         name, *rest = line.split()
         if name == f"cpu{core}":
             values = [int(value) for value in rest[:8]]
-            return sum(values) - values[3] - values[4]
+            user, nice, system, steal = values[0], values[1], values[2], values[7]
+            return user + nice + system + steal
     raise ValueError(f"/proc/stat tells nothing of core {core}")
 
 

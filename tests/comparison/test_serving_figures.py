@@ -177,9 +177,9 @@ def test_cpu_time_is_read_past_a_name_with_brackets():
     assert cpu_ticks(stat) == 168
 
 
-def test_a_core_is_busy_with_all_but_idling_and_waiting():
+def test_a_core_is_busy_with_processes_and_not_with_interrupts():
     stat = "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 1 2 4 1000 2000 8 16 32 64 64\ncpu10 9 9 9 9 9 9 9 9 9 9\n"
-    assert core_busy_ticks(stat, 0) == 63
+    assert core_busy_ticks(stat, 0) == 39
     with pytest.raises(ValueError, match="core 1"):
         core_busy_ticks(stat, 1)
 
