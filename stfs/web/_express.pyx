@@ -163,6 +163,7 @@ cdef enum:
 
 cdef enum:
     MOST_BODY_BYTES = 1 << 17  # a longer one is worth more steps, and the interpreter lock
+    MOST_ROW_BYTES = 1 << 14  # an output of larger rows is for the general path, which may write it on a thread
     MOST_TARGETS = 256  # clients can name what they like, so the memory is emptied when it is full
     BUCKETS = 16
 
@@ -460,6 +461,8 @@ cdef class Express:
         """Found by the dialect's own decoder, from this very body; ``None`` if that refuses it."""
         cdef Target target = Target()
         cdef bytes text = s.begin[:s.end - s.begin]
+        if not ends_plainly(s, form, body):
+            return None  # what is said behind the data is of this request alone, and may name another model
         target.form = form
         target.model = body.model[:body.model_size] if body.model != NULL else b""
         target.version = body.version
@@ -680,6 +683,8 @@ cdef class Express:
                 column.shape[i + 1] = size
                 column.row_elements *= size
             column.row_bytes = column.row_elements * dtype.itemsize
+            if column.row_bytes > MOST_ROW_BYTES:
+                return
             if target.form == OIP_INPUTS:
                 if column.code == F16:
                     return  # JSON has no form for it: the dialect says so
@@ -736,6 +741,20 @@ cdef Py_ssize_t rows_of(Lane lane, Form form, Nest& nest, PlainBody& body):
         if nest.size[i + 1] != lane.sizes[i]:
             return -1
     return nest.size[0]
+
+
+cdef bint ends_plainly(Scanner& s, Form form, PlainBody& body):
+    """Whether nothing but the ends of a plain body stands behind its data."""
+    cdef const char* at = body.data
+    cdef Py_ssize_t depth = 0
+    while at < s.end:
+        if at[0] == c'"':
+            return False
+        depth += (at[0] == c"[") - (at[0] == c"]")
+        at += 1
+        if not depth:
+            return plain_end(s, at, form)
+    return False
 
 
 cdef write_body(Out& out, Target target, list columns, Py_ssize_t rows):

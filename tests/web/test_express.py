@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 from odd_estimators import write_odd
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from simple_models import save, write_linear, write_many
 from web.rawhttp import get, request
 from web.test_hot_connections import Transport
@@ -222,6 +222,7 @@ def linear(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_plain_requests_are_taken_and_answered_as_on_the_general_path(linear):
     async def main() -> None:
         async with served(linear) as here:
@@ -237,6 +238,7 @@ def test_plain_requests_are_taken_and_answered_as_on_the_general_path(linear):
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_all_else_is_left_and_answered_as_on_the_general_path(linear):
     async def main() -> None:
         write_many(linear / "many" / "1")
@@ -245,6 +247,24 @@ def test_all_else_is_left_and_answered_as_on_the_general_path(linear):
                 fast, general = here.connect(), here.general()
                 assert await answer(fast, message) == await answer(general, message), name
                 assert here.taken == 0, name
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["model_name", "signature_name", "model_version"])
+def test_what_one_request_says_behind_its_data_is_not_taken_for_what_the_next_one_means(linear, key):
+    async def main() -> None:
+        write_linear(linear / "other" / "1", scale=7.0)
+        value = {"model_name": "other", "signature_name": "nope", "model_version": 7}[key]
+        named = {} if key == "model_name" else {"model_name": "linear"}
+        for data in ([[1, 2, 3]], {"x": [[1, 2, 3]]}):
+            odd = request("/", json.dumps({**named, "data": data, key: value}))
+            next_one = request("/", json.dumps({**named, "data": data}))
+            async with served(linear) as here:
+                fast, general = here.connect(), here.general()
+                for message in (odd, next_one, odd, next_one):
+                    assert await answer(fast, message) == await answer(general, message)
 
     asyncio.run(main())
 
@@ -346,6 +366,33 @@ def test_an_answer_that_is_worth_it_is_compressed(linear):
     asyncio.run(main())
 
 
+def test_an_answer_of_large_rows_is_left_to_the_general_path(tmp_path):
+    """Two numbers in, ten thousand out."""
+    wide = np.full((1, 10_000), 0.5, np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMax", ["x"], ["top"], axes=[1], keepdims=1),
+            helper.make_node("Add", ["top", "wide"], ["y"]),
+        ],
+        "wide",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10_000])],
+        [numpy_helper.from_array(wide, "wide")],
+    )
+    save(graph, tmp_path / "wide" / "1")
+    message = request("/v1/models/wide:predict", '{"instances": [[1, 2], [3, 4]]}')
+
+    async def main() -> None:
+        async with served(tmp_path) as here:
+            got = await answer(here.connect(), message)
+            assert here.taken == 1
+            assert got == await answer(here.general(), message)
+            rows = json.loads(got.partition(b"\r\n\r\n")[2])["predictions"]
+            assert rows == [[2.5] * 10_000, [4.5] * 10_000]
+
+    asyncio.run(main())
+
+
 # --- in company ------------------------------------------------------------------------------------------------------
 
 
@@ -425,6 +472,7 @@ def test_groups_ordinary_requests_and_large_ones_keep_their_order_and_their_rows
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_cursed_row_fails_alone(tmp_path):
     write_odd(tmp_path / "odd" / "1")
 
@@ -458,6 +506,7 @@ def test_a_cursed_row_fails_alone(tmp_path):
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_all_cursed_wrong_rows_and_an_exit(tmp_path):
     write_odd(tmp_path / "odd" / "1")
 
@@ -598,6 +647,7 @@ class Keeping:
         return {"y": inputs["x"]}
 
 
+@pytest.mark.slow
 def test_rows_that_somebody_still_sees_are_never_written_over(linear):
     async def main() -> None:
         async with served(linear) as here:
