@@ -332,7 +332,7 @@ def test_what_somebody_sees_is_not_written_over(keeps):
 
 def test_everybody_is_answered_once_whatever_happens():
     """Requests in lanes and others, poison, departures and full queues, in any order."""
-    for seed in range(60):
+    for seed in range(25):
         rng = random.Random(seed)
         driver = Lined(policy=BatchPolicy(max_batch_size=rng.choice((1, 4, 16)), max_enqueued_rows=30))
         expected: dict[str, object] = {}
