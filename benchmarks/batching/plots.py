@@ -11,7 +11,7 @@ from benchmarks.batching.results import Row
 
 _STYLES = {
     "stfs": {"linewidth": 2.6, "color": "black", "zorder": 5},
-    "the optimum": {"linestyle": ":", "color": "grey"},
+    "the optimum": {"linestyle": ":", "color": "black"},
 }
 
 

@@ -47,11 +47,10 @@ def measure(what: Measure, seeds: range) -> Row:
     figures: dict[str, tuple[float, ...]] = {}
     if what.scenario in s.ARRIVALS:
         arrivals = s.ARRIVALS[what.scenario]
-        count = 20_000 if what.level < 0.9 else 50_000  # queues are long there, and forget slowly
-        settings = [s.at_load(profile, make, what.level, arrivals, seeds, count) for make in s.fixed_settings(profile)]
+        settings = [s.at_load(profile, make, what.level, arrivals, seeds) for make in s.fixed_settings(profile)]
         best_mean_s, best_p99_s = min(x.mean_s for x in settings), min(x.p99_s for x in settings)
         for name, make in s.POLICIES.items():
-            seen = s.at_load(profile, make, what.level, arrivals, seeds, count)
+            seen = s.at_load(profile, make, what.level, arrivals, seeds)
             figures[name] = seen.mean_s / best_mean_s, seen.p99_s / best_p99_s
         if what.scenario == "Poisson":
             most = 400 if profile.beta_s > profile.alpha_s else 3 * profile.max_rows
