@@ -301,8 +301,10 @@ class Adaptive:
             return self._max_rows
         known = self._shape.cost
         load = min(MOST_LOAD, self._rate * known.of(self._max_rows) / self._max_rows)
-        best = math.sqrt(2 * queued_rows * known.alpha_s / (known.beta_s * (1 - load)))
-        return min(self._max_rows, max(1, round(best)))
+        worth, price = 2 * queued_rows * known.alpha_s, known.beta_s * (1 - load)
+        if worth >= price * self._max_rows**2:  # as well where nothing that ran says that a row costs anything
+            return self._max_rows
+        return max(1, round(math.sqrt(worth / price)))
 
     def _probes(self, now_s: float, queued_rows: int, in_flight: int) -> bool:
         """Whether to run what cannot be in time all the same: if nothing ever ran, nothing would be learnt."""

@@ -181,7 +181,10 @@ class Batcher:
         """A request of ``rows`` rows has just been queued. Need not be told while nothing would follow from it."""
         adaptive = self.adaptive
         if adaptive is not None and adaptive.watches:
-            adaptive.arrived(now_s, rows, self.queue.rows + self._in_flight_rows)
+            try:
+                adaptive.arrived(now_s, rows, self.queue.rows + self._in_flight_rows)
+            except Exception:
+                self._forget_what_was_learnt()
         if not self.in_flight_batches and not self.woken:
             # Not at once: what else arrives in this turn of the loop, off other connections, joins the batch.
             self._wake_soon(1)
@@ -277,7 +280,12 @@ class Batcher:
         if not (self.in_flight_batches or adaptive.watches):
             adaptive.worked_s = self._work_clock() - self._finished_work_s
         while (oldest := self.queue.oldest()) is not None:
-            wants = adaptive.decide(now_s, self.queue.rows, self.in_flight_batches, oldest.deadline_s)
+            try:
+                wants = adaptive.decide(now_s, self.queue.rows, self.in_flight_batches, oldest.deadline_s)
+            except Exception:
+                self._forget_what_was_learnt()
+                self._step()
+                return
             if wants.take_rows:
                 self._launch(wants.take_rows, wants.reason, now_s - oldest.arrived_s, now_s)
             elif wants.refuse:
@@ -289,6 +297,11 @@ class Batcher:
                     self._wait_timer.cancel()
                 self._wait_timer = self._loop.call_later(max(wants.wait_s, TICK_S), self._on_wait)
             return
+
+    def _forget_what_was_learnt(self) -> None:
+        """A fault in the policy must not keep anybody waiting: from here on batches leave as they do without it."""
+        log.exception("%s: the adaptive policy failed; batches leave as soon as the model is free", self.name)
+        self.adaptive = None
 
     def _refuse(self, entry: Entry, now_s: float) -> None:
         """Answer a request that cannot be in time while there is still time to ask elsewhere, or to come back."""
@@ -348,7 +361,10 @@ class Batcher:
             # Retries of a batch that failed say nothing about what a run costs.
             rows = records[0].padded_rows if len(records) == 1 and not records[0].failed else 0
             self._finished_work_s = self._work_clock()
-            adaptive.finished(now_s, rows, now_s - launched_s, self.queue.rows + self._in_flight_rows)
+            try:
+                adaptive.finished(now_s, rows, now_s - launched_s, self.queue.rows + self._in_flight_rows)
+            except Exception:
+                self._forget_what_was_learnt()
         # First the next batch, then the answers to this one: the model works while they are written. But where a run is
         # hardly longer than that, a few stragglers had better go with those who ask again once they are answered.
         runs_are_cheap = adaptive is not None and not adaptive.watches

@@ -175,11 +175,19 @@ def test_runs_that_tell_nothing_are_not_learnt_from():
     assert policy.cost == before
 
 
+def test_rows_that_turn_out_to_cost_nothing_are_all_taken():
+    policy = Adaptive(2, Cost(1e-9, 1e-4))
+    for i in range(50):
+        policy.finished(i * 1e-3, 1 + i % 2, (1e-3, 1e-6)[i % 2], 0)
+    assert policy.decide(1.0, 500, 0, math.inf).take_rows == 2
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_any_order_of_events_is_answered(seed):
     """Whatever it is told, it answers: rows to take, one to refuse, or a time to wait that is not in the past."""
     rng = random.Random(seed)
-    policy = Adaptive(rng.choice((1, 4, 128)), rng.choice((None, GPU, LIN)))
+    noise = Cost(rng.random() * rng.choice((0, 1e-7, 1e-4)), 1e-12 + rng.random() * rng.choice((1e-9, 1e-6, 1e-4)))
+    policy = Adaptive(rng.choice((1, 4, 128)), rng.choice((None, GPU, LIN, noise)))
     now, queued, flying = 0.0, 0, 0
     for _ in range(3000):
         now += rng.choice((0.0, 1e-6, 1e-3, 1.0, 1e5))

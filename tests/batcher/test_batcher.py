@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from batcher.batcher_driver import Asked, Driver
 
+from stfs.batcher.adaptive import Adaptive
 from stfs.batcher.batcher import Batcher
 from stfs.batcher.policy import MOST_LOOKS, BatchPolicy
 from stfs.errors import DeadlineExceeded, InvalidInput, InvalidRequest, ModelFailed, Overloaded, Unavailable
@@ -101,6 +102,21 @@ def test_stragglers_go_with_those_who_ask_again_where_runs_cost_next_to_nothing(
     assert driver.batcher.in_flight_rows == 0
     driver.launch()
     assert driver.batcher.in_flight_rows == 12
+
+
+@pytest.mark.parametrize("step", ["decide", "arrived", "finished"])
+def test_a_policy_that_fails_keeps_nobody_waiting(step, monkeypatch, caplog):
+    def fail(*_):
+        raise ZeroDivisionError("float division by zero")
+
+    monkeypatch.setattr(Adaptive, step, fail)
+    driver = Driver(double)
+    asked = [driver.ask([1]), driver.ask([2])]
+    driver.settle()
+    asked.append(driver.ask([3]))
+    driver.settle()
+    assert answers(*asked) == [[2], [4], [6]]
+    assert "the adaptive policy failed" in caplog.text
 
 
 def test_batches_form_while_the_model_is_busy():
