@@ -34,7 +34,7 @@ class Authority:
     folder: Path
 
     def sign(self, name: str, *, key: str = "ec", begins: str = "", ends: str = "", issuer: Pair | None = None) -> Pair:
-        """A certificate for 127.0.0.1 and localhost; dates are ``YYYYMMDDHHMMSSZ``, by default from now for two days."""
+        """A certificate for 127.0.0.1 and localhost; dates are ``YYYYMMDDHHMMSSZ``, else two days from now on."""
         pair = Pair(self.folder / f"{name}.pem", self.folder / f"{name}.key")
         request = self.folder / f"{name}.csr"
         _openssl("req", "-new", *_new_key(key), "-nodes", "-subj", f"/CN={name}", "-keyout", pair.key, "-out", request)

@@ -29,7 +29,7 @@ def config_of(pair: Pair, **more) -> ServerConfig:
 
 
 def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[str, str | None]:
-    """Whose certificate the client is shown, and whose the server. Raises :class:`ssl.SSLError` if they do not agree."""
+    """Whose certificate the client is shown, and whose the server. Raises :class:`ssl.SSLError` if they disagree."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     here = client.wrap_bio(to_client, to_server, server_hostname="localhost")
     there = server.wrap_bio(to_server, to_client, server_side=True)
@@ -59,7 +59,7 @@ def test_a_good_pair_is_shown(ca, good):
 
 def test_tls_below_1_2_is_not_spoken(ca, good):
     client = ca.trusting()
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         client.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises(ssl.SSLError):
         shake_hands(ServerTls(config_of(good)).context, client)
@@ -84,7 +84,7 @@ def test_what_is_wrong_is_told_with_the_file_and_the_option(ca, good, tmp_path):
             read(config_of(pair))
         assert all(part in str(error.value) for part in told), str(error.value)
         assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match="--ssl_client_ca.*holds no certificates"):
+    with pytest.raises(ConfigError, match=r"--ssl_client_ca.*holds no certificates"):
         read(config_of(good, ssl_client_ca=text))
 
 
