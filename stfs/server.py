@@ -139,6 +139,7 @@ class Server:
                     raise _not_served(failures)
             if failures:
                 await self._wait_for_models()
+            await self.manager.loaded()  # further versions: who is told that the server serves may ask for any
             if self._socket is not None and self.config.workers > 1:
                 await self._start_fronts(self._socket)
             elif self._socket is not None:

@@ -151,6 +151,11 @@ class Manager(Generic[M]):
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    async def loaded(self) -> None:
+        """Return when no version is being loaded: each serves, or has failed and may be tried again."""
+        while any(model.record.having(State.LOADING) for model in self._models.values()):
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+
     def lacking(self) -> Mapping[str, tuple[str, bool]]:
         """Each model that serves nothing: why, and whether it may come to serve if nothing is changed on disk."""
         serving = self._registry.serving()
