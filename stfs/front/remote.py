@@ -226,6 +226,7 @@ class RemoteBatcher:
 
     def _send_groups(self) -> None:
         self.woken = False
+        self._listen_to_lanes()
         while True:
             groups, _ = self.queue.take(self.policy.max_batch_size)
             if not groups:
@@ -282,6 +283,13 @@ class RemoteBatcher:
     async def close(self) -> None:
         """Refuse what comes now. What was sent is answered by the engine."""
         self.closing = True
+        self._listen_to_lanes()
+
+    def _listen_to_lanes(self) -> None:
+        """From now on the next request of a lane is news again."""
+        for lane in self._lanes.values():
+            if lane is not None:
+                lane.told = False
 
 
 class _Elsewhere(Servable):
