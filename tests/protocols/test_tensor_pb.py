@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -55,6 +55,11 @@ def arrays(draw):
     dtype = draw(st.sampled_from(DTYPES))
     shape = draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
     return draw(strings(shape) if dtype.kind == "O" else hnp.arrays(dtype, shape))
+
+
+def assume_numpy_keeps(array):
+    """TensorFlow's Python takes some strings through numpy's own kind, which drops zeros at their ends."""
+    assume(array.dtype != object or not any(value.endswith(b"\0") for value in array.flat))
 
 
 def same(one, other):
@@ -225,6 +230,7 @@ def tf():
 @given(array=arrays())
 @settings(deadline=None)
 def test_tensorflow_reads_what_is_written(tf, array):
+    assume_numpy_keeps(array)
     proto = tf.make_tensor_proto(0.0)
     proto.ParseFromString(tensor_pb.encode(array))
     assert not proto.tensor_content
@@ -242,6 +248,7 @@ def test_tensorflow_reads_what_is_written(tf, array):
 @settings(deadline=None)
 def test_what_tensorflow_writes_is_read(tf, array):
     """``make_tensor_proto`` gives content for numbers and values for strings; ``AsProtoField`` is the other form."""
+    assume_numpy_keeps(array)
     dtype = tf.string if array.dtype == object else tf.as_dtype(array.dtype)
     for values in (array.tolist(), array):
         proto = tf.make_tensor_proto(values, dtype, array.shape)
