@@ -29,7 +29,15 @@ from benchmarks.serving.works import WORKS, Work, make
 CONNECTIONS = {"resnet": (1, 4)}
 CONNECTIONS_USUAL = (1, 16, 64)
 # What costs time and tells nothing where there are few connections.
-CROWDED_ONLY = ("triton-front", "fastapi-plain", "mlserver-batched", "litserve-batched", "bentoml-batched", "ray")
+CROWDED_ONLY = (
+    "triton-front",
+    "triton-health",
+    "fastapi-plain",
+    "mlserver-batched",
+    "litserve-batched",
+    "bentoml-batched",
+    "ray",
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -52,6 +52,18 @@ def ask(url: str, body: bytes, timeout_s: float = 60.0) -> bytes:
         return bytes(response.read())
 
 
+def refusal(url: str, body: bytes) -> bytes:
+    """What a server says that refuses the shape of a request with 400. Raises ``OSError`` for any other answer."""
+    try:
+        ask(url, body)
+    except urllib.error.HTTPError as error:
+        told = bytes(error.read())
+        if error.code == 400 and b"shape" in told:
+            return told
+        raise OSError(f"{error}: {told[:200]!r}") from error
+    raise OSError(f"{url} did not refuse what it cannot run")
+
+
 def cpu_ticks(stat: str) -> int:
     """User and system time, in clock ticks, of a process by its ``/proc/PID/stat`` (proc(5), fields 14 and 15)."""
     fields = stat.rpartition(")")[2].split()
@@ -113,10 +125,15 @@ class Server:
         """Seconds that the server's cores were busy since boot, whoever kept them so."""
         return sum(core_busy_ticks(_stat(), core) for core in self.cores) / TICKS_PER_S
 
+    def ask(self) -> bytes:
+        """The answer to the work's request now. Raises ``OSError`` where it is not of the status that it is to be."""
+        body = self.work.body(self.peer.form) if self.peer.form else b""
+        return refusal(self.url, body) if self.peer.refuses else ask(self.url, body)
+
     def check(self) -> None:
         """Raises ``StartFailed`` unless the answer to the work's request is right now."""
-        answer = ask(self.url, self.work.body(self.peer.form) if self.peer.form else b"")
-        if self.peer.checks and not is_right(answer, self.work):
+        answer = self.ask()
+        if self.peer.checks and not self.peer.refuses and not is_right(answer, self.work):
             raise StartFailed(f"{self.peer.name} answers {self.work.name} wrong: {answer[:200]!r}")
 
     def close(self) -> None:
@@ -177,10 +194,9 @@ def start(peer: Peer, work: Work, python: Path, cores: tuple[int, ...], url: str
 def _wait(server: Server, log: Path) -> None:
     end_s = time.monotonic() + START_LIMIT_S
     reason = ""
-    body = server.work.body(server.peer.form) if server.peer.form else b""
     while time.monotonic() < end_s:
         try:
-            ask(server.url, body)
+            server.ask()
             return
         except urllib.error.HTTPError as error:
             reason = f"{error}: {error.read()[:200]!r}"

@@ -21,8 +21,10 @@ sends it and checks statuses), and every one of an open loop, whose latency coun
 
 _WHO = """`aiohttp` and `uvloop` answer with the same bytes always and have no model. `triton` is the binary within
 NVIDIA's `nvidia-pytriton` wheel; it calls the model in its Python backend, since it has no ONNX backend, and
-`triton-front` is `GET /v2/health/live`, its HTTP front end alone. `model` is the model in a loop of its own without any
-server, one row a run. `-batched` are peers with their own batching on (32 rows, 2 ms), the others with it off.
+`triton-front` is its HTTP front end alone: an infer of rows with one value too many, parsed and refused with 400 before
+any model is asked; `triton-health` is `GET /v2/health/live`, with nothing to parse. `model` is the model in a loop of
+its own without any server, one row a run. `-batched` are peers with their own batching on (32 rows, 2 ms), the others
+with it off.
 This server tells three answers of a forest (class, probabilities, their logarithms), its peers the probabilities.
 """
 

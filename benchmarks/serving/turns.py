@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -143,12 +143,14 @@ def _burst(
     server: Server, work: Work, connections: int, seconds: float, cores: Cores, *, use_wrk: bool, rate: float = 0.0
 ) -> wrk.Load:
     on = _load_cores(server, cores)
-    if rate or not (use_wrk or not server.peer.form):
+    wrk_only = server.peer.refuses or not server.peer.form
+    if rate or not (use_wrk or wrk_only):
         return client.run(server.url, work, server.peer.form, connections, seconds, on, rate)
     server.check()
     load = wrk.run(server.url, work.body(server.peer.form) if server.peer.form else b"", connections, seconds, on)
     server.check()
-    return load
+    # To refuse is what it is asked for here.
+    return replace(load, refused=load.answers - load.refused) if server.peer.refuses else load
 
 
 def _turn(
@@ -188,7 +190,7 @@ def _open_turns(
     turns = []
     for number in range(plan.rounds):
         for server in servers:
-            if server.peer.both_cores or not server.peer.form:
+            if server.peer.both_cores or server.peer.refuses or not server.peer.form:
                 continue
             on = _load_cores(server, cores)
             capacity = client.run(server.url, work, server.peer.form, CONNECTIONS_OF_OPEN_LOOP, plan.seconds, on).rate

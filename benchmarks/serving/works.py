@@ -37,10 +37,15 @@ class Work:
     output: str
 
     def body(self, form: str) -> bytes:
-        """The request as JSON: ``instances`` (TensorFlow Serving's rows), ``v2`` (Open Inference Protocol) or ``x``."""
+        """The request as JSON: ``instances`` (TensorFlow Serving's rows), ``v2`` (Open Inference Protocol) or ``x``.
+
+        ``v2-wide`` is ``v2`` with rows of one value too many, which no model takes.
+        """
         # Through float64 and rounded, so that the text has the four digits of the request and not float32's own.
         values = np.round(self.rows.astype(np.float64), 4)
-        if form == "v2":
+        if form == "v2-wide":
+            values = np.concatenate([values, values[..., :1]], axis=-1)
+        if form in ("v2", "v2-wide"):
             tensor = {"name": "x", "shape": list(values.shape), "datatype": "FP32", "data": values.ravel().tolist()}
             told: Any = {"inputs": [tensor]}
         else:

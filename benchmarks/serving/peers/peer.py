@@ -40,7 +40,8 @@ class Peer:
 
     ``environment`` names the virtual environment it needs (``""``: this one). ``form`` is the body's (see
     ``Work.body``; ``""``: a GET). ``checks`` is false where it serves no model, so there is no answer to be
-    right. ``start`` is ``None`` for one that runs elsewhere and is given by URL.
+    right. ``refuses`` is true where the request is one that it is to read and refuse with 400, which then counts as an
+    answer. ``start`` is ``None`` for one that runs elsewhere and is given by URL.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Peer:
     start: Callable[[Start], Command] | None
     works: frozenset[str] = EVERY
     checks: bool = True
+    refuses: bool = False
     both_cores: bool = False
 
 

@@ -1,7 +1,9 @@
 """Triton Inference Server: the binary within NVIDIA's ``nvidia-pytriton`` wheel, its Python backend over the model.
 
 That binary has no ONNX backend, so the model is called by Python, which costs it a crossing between processes a run.
-``triton-front`` is what its HTTP front end does alone: ``GET /v2/health/live``, which touches no model.
+``triton-front`` is what its HTTP front end does alone: an infer request of the usual kind whose rows have one value too
+many, which it parses and refuses before any model is asked. ``triton-health`` is ``GET /v2/health/live``: nothing to
+parse.
 """
 
 from __future__ import annotations
@@ -59,7 +61,17 @@ TRITON = (
     Peer("triton-workers2", "Triton on both cores", "triton", PATH, "v2", _start(batching=True), ONNX, both_cores=True),
     Peer(
         "triton-front",
-        "Triton's front end, no model",
+        "Triton's front end, an infer that it parses and refuses",
+        "triton",
+        PATH,
+        "v2-wide",
+        _start(batching=True),
+        ONNX,
+        refuses=True,
+    ),
+    Peer(
+        "triton-health",
+        "Triton's front end, nothing to parse",
         "triton",
         "/v2/health/live",
         "",
