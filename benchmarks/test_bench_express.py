@@ -153,7 +153,7 @@ def test_in_and_out(benchmark: Any, tmp_path: Path, step: str) -> None:
         benchmark.pedantic(timed, setup=before, rounds=count, warmup_rounds=100)
         before_in()
         assert {sink.answers for sink in sinks} == {count + 100}
-        batcher._given_loop, batcher._start = loop, batcher._thread
+        batcher._given_loop, batcher._start = loop, None
         for handler in handlers:
             handler.force_close()
         await server.stop_listening()

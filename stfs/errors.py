@@ -25,6 +25,7 @@ Each wire dialect maps these types to its own statuses in one table (see ``stfs.
         ├── Unavailable         not now: loading, unloading, shutting down
         │   └── Overloaded      the queue is full; carries when to try again
         ├── DeadlineExceeded
+        │   └── RunTimedOut
         └── ModelFailed         the model raised, or returned what it did not promise
 """
 
@@ -160,6 +161,10 @@ class Overloaded(Unavailable):
 
 class DeadlineExceeded(RequestError):
     """The request's deadline passed before its answer was ready."""
+
+
+class RunTimedOut(DeadlineExceeded):
+    """The run that the request was part of took longer than one may; nothing is known of its answer."""
 
 
 class ModelFailed(RequestError):

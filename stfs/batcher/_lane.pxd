@@ -35,6 +35,7 @@ cdef class Lane:
     cdef object clock
     cdef public bint told  # the batcher will look at the queue, so a request more is no news
     cdef bint watched
+    cdef bint overlaps  # a batch leaves beside another once it is full, so each request may be news
     cdef readonly object key
     cdef readonly str name
     cdef readonly object dtype

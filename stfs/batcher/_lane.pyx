@@ -231,6 +231,8 @@ cdef class Lane:
         self.batcher = batcher
         self.queue = batcher.queue
         self.adaptive = batcher.adaptive
+        self.overlaps = batcher.overlaps
+        self.watched = self.overlaps
         self.clock = None if batcher.clock is time.monotonic else batcher.clock
         self.name = name
         self.dtype = dtype
@@ -349,7 +351,7 @@ cdef class Lane:
         if self.watched or not self.told:
             self.batcher.joined(arrived_s, rows)
             self.told = True
-            self.watched = self.adaptive is not None and self.adaptive.watches
+            self.watched = self.overlaps or (self.adaptive is not None and self.adaptive.watches)
         return True
 
     def give_back(self, slot):

@@ -175,13 +175,15 @@ class Adaptive:
     Of arrivals it need be told only while it ``watches``.
 
     ``max_rows`` is the largest batch. ``calibrated`` is what runs cost as measured when the model was loaded: where
-    beta > alpha the size of batches follows from it (:class:`ShapeFit`).
+    beta > alpha the size of batches follows from it (:class:`ShapeFit`). ``slots`` and ``eager`` are those of
+    :class:`stfs.batcher.policy.Slots`.
     """
 
     __slots__ = (
         "_began_rows",
         "_deferred_rows",
         "_deferring_since_s",
+        "_eager",
         "_fit",
         "_gap_s",
         "_integral",
@@ -202,9 +204,10 @@ class Adaptive:
         "worked_s",
     )
 
-    def __init__(self, max_rows: int, calibrated: Cost | None = None, slots: int = 1) -> None:
+    def __init__(self, max_rows: int, calibrated: Cost | None = None, slots: int = 1, eager: int = 1) -> None:
         self._max_rows = max_rows
         self._slots = slots
+        self._eager = eager
         self._fit = CostFit()
         if calibrated is not None:
             self._fit.cost = calibrated
@@ -281,7 +284,7 @@ class Adaptive:
             needed_s = cost.cautious(min(queued_rows, cap))
             if now_s + needed_s > head_deadline_s and not self._probes(now_s, queued_rows, in_flight):
                 return REFUSE
-        if in_flight and queued_rows < self._max_rows:
+        if in_flight >= self._eager and queued_rows < self._max_rows:
             return NOTHING
         if not in_flight and learnt:
             wait_s = self._defers(now_s, queued_rows, cap, head_deadline_s)
@@ -300,7 +303,7 @@ class Adaptive:
         if self._shape is None:
             return self._max_rows
         known = self._shape.cost
-        load = min(MOST_LOAD, self._rate * known.of(self._max_rows) / self._max_rows)
+        load = min(MOST_LOAD, self._rate * known.of(self._max_rows) / self._max_rows / self._eager)
         worth, price = 2 * queued_rows * known.alpha_s, known.beta_s * (1 - load)
         if worth >= price * self._max_rows**2:  # as well where nothing that ran says that a row costs anything
             return self._max_rows

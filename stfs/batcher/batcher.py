@@ -1,8 +1,8 @@
-"""The batcher: gathers requests on the event loop, runs them in batches on the model's thread, answers each once.
+"""The batcher: gathers requests on the event loop, runs them in batches on threads of its own, answers each once.
 
 Everything here happens on the event-loop thread, except :meth:`Batcher._work`. For each batch one call crosses over in
 each direction. Must not live here: the decision when a batch leaves (``policy``), how rows are stacked (``batch``),
-what happens when a run fails (``runner``).
+where batches run (``places``), what happens when a run fails (``runner``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,12 @@ from stfs.batcher.adaptive import Adaptive, Cost
 from stfs.batcher.batch import batch_key
 from stfs.batcher.deadlines import Deadlines
 from stfs.batcher.large import LargeEntry
-from stfs.batcher.policy import BatchPolicy, Drain, Load, admits, are_stragglers, decide, gathers
+from stfs.batcher.places import Instance, Place, Places
+from stfs.batcher.policy import ROUNDING_S, BatchPolicy, Drain, Load, Slots, admits, are_stragglers, decide, gathers
 from stfs.batcher.queue import Entry, Journey, Queue, Reply, Together
 from stfs.batcher.runner import Batch, BatchRecord, Outcome, Outcomes, Run, Runner
-from stfs.batcher.thread import Job, ModelThread
-from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, Unavailable
+from stfs.batcher.thread import Job
+from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, RunTimedOut, Unavailable
 from stfs.signature import Tensors
 
 if TYPE_CHECKING:
@@ -49,13 +50,18 @@ TICK_S = 0.001
 class Batcher:
     """Requests of one signature of one model version, in batches.
 
-    ``run`` is blocking and is called by one thread, the batcher's own, which starts with the first request. It is given
+    ``run`` is blocking and is called by threads of the batcher's own, each of which starts with the first batch that
+    needs it: one thread, and as many as ``in_flight`` says where one device is known to overlap that many runs (a batch
+    beside another is a full one then). With ``instances`` they are run in the place of ``run``, a thread and one batch
+    at a time each, and whichever is free takes what there is. A run is given
     arrays ``[P, ...]`` and must give arrays ``[P, ...]``, each row made from the same row of the inputs. It must not
     keep or change its inputs: they may be the caller's own arrays.
+    After ``run_timeout_s`` seconds (0: never) a run is given up: its batch is told :class:`RunTimedOut` at once and a
+    new thread takes its place; the run's result is dropped when it comes home.
     With ``merge`` false (rows do not stack) each request is a run of its own and counts as one row.
     ``loop`` is the running loop of the first request unless given. ``clock`` gives seconds on any thread; deadlines
     are moments of it. ``observer`` is called on the event-loop thread, once for every run of the model, and must not
-    block. ``start`` runs a job off the loop; jobs must not overlap. A test may give its own; it is not stopped.
+    block. ``start`` runs a job off the loop, in the place of the threads. A test may give its own; it is not stopped.
     ``cost`` is what runs take, as measured when the model was loaded, if it was.
     """
 
@@ -71,9 +77,15 @@ class Batcher:
         observer: Callable[[BatchRecord], None] | None = None,
         start: Callable[[Job], None] | None = None,
         cost: Cost | None = None,
+        instances: Sequence[Instance] = (),
+        in_flight: int = 1,
+        run_timeout_s: float = 0.0,
     ) -> None:
+        ways = tuple(instances) or (Instance(run),) * max(1, in_flight)
+        self._slots = Slots(len(ways), len(ways) if instances else 1)
+        self._most, self._eager = self._slots
         learns = merge and policy.adaptive and not policy.batch_timeout_s
-        self.adaptive = Adaptive(policy.max_batch_size, cost) if learns else None
+        self.adaptive = Adaptive(policy.max_batch_size, cost, *self._slots) if learns else None
         if not merge:
             policy = replace(policy, max_batch_size=1, batch_timeout_s=0.0, allowed_batch_sizes=())
         self.name = name
@@ -84,23 +96,27 @@ class Batcher:
         self._work_clock = time.thread_time if clock is time.monotonic else _no_work
         self._finished_work_s = 0.0
         self._observer = observer
-        self._runner = Runner(run, policy, name, merge, clock)
-        self._thread = ModelThread(f"stfs {name}")
-        self._start: Callable[[Job], None] = start or self._thread
+        self.places = Places(ways, lambda run: Runner(run, policy, name, merge, clock), name)
+        self._run_timeout_s = run_timeout_s
+        self._start = start
         self._given_loop = loop
         self.queue = Queue()
         self._deadlines = Deadlines()
         self._drain = Drain()
         self.in_flight_batches = 0
         self._in_flight_rows = 0
-        self._launched_s = 0.0
+        self._busy_since_s = 0.0  # or since the last batch came home
         self._anybody_asks = False  # for its journey, so far
         self.woken = False
         self._rows_seen = self._looks = 0
         self._wait_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._closed: asyncio.Future[None] | None = None
+        self._threads_left: int | None = None  # that have yet to end, once nothing else is left
+        self.all_home = asyncio.Event()
+        """Set once it is closed and no run of it hangs any more, so that what it ran can be freed."""
         self.closing = False
+        """Whether requests are turned away, be it for good or while too many runs hang."""
         self._lanes: dict[Hashable, Lane | None] = {}
 
     @property
@@ -112,6 +128,11 @@ class Batcher:
     def in_flight_rows(self) -> int:
         """Rows that the model is working on, without padding."""
         return self._in_flight_rows
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a batch may leave beside another once it is full, so that what is queued meanwhile matters."""
+        return self._most > self._eager
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -143,11 +164,12 @@ class Batcher:
         failed at this request alone, :class:`DeadlineExceeded` as soon as the deadline passes, running or not; any
         other :class:`RequestError` that ``run`` raised, as it is.
 
-        Raises, and queues nothing: :class:`Unavailable` once closing, :class:`DeadlineExceeded` if the deadline has
-        passed, :class:`Overloaded` if the queue is full, :class:`InvalidInput` if an input does not have ``rows`` rows.
+        Raises, and queues nothing: :class:`Unavailable` once closing and while too many runs hang,
+        :class:`DeadlineExceeded` if the deadline has passed, :class:`Overloaded` if the queue is full,
+        :class:`InvalidInput` if an input does not have ``rows`` rows.
         """
-        if self._closed is not None:
-            raise Unavailable(f"{self.name} is shutting down")
+        if self.closing:
+            raise self._turned_away()
         now_s = self.clock()
         if deadline_s is not None and deadline_s <= now_s:
             raise DeadlineExceeded(f"the deadline passed {now_s - deadline_s:.3f} s before {self.name} was asked")
@@ -185,7 +207,10 @@ class Batcher:
                 adaptive.arrived(now_s, rows, self.queue.rows + self._in_flight_rows)
             except Exception:
                 self._forget_what_was_learnt()
-        if not self.in_flight_batches and not self.woken:
+        in_flight = self.in_flight_batches
+        if not self.woken and (
+            in_flight < self._eager or (in_flight < self._most and self.queue.rows >= self.policy.max_batch_size)
+        ):
             # Not at once: what else arrives in this turn of the loop, off other connections, joins the batch.
             self._wake_soon(1)
 
@@ -226,11 +251,18 @@ class Batcher:
 
     def _overloaded(self, rows: int, now_s: float) -> Overloaded:
         queued = self.queue.rows
-        running_s = now_s - self._launched_s if self.in_flight_batches else 0.0
+        running_s = now_s - self._busy_since_s if self.in_flight_batches else 0.0
         return Overloaded(
             f"{self.name} has {queued} rows queued of {self.policy.max_enqueued_rows} allowed, no room for {rows} more",
             self._drain.retry_after_s(queued, running_s),
         )
+
+    def _turned_away(self) -> Unavailable:
+        if self._closed is not None:
+            return Unavailable(f"{self.name} is shutting down")
+        limit_s = self._run_timeout_s
+        told = f"{self.name}: {self.places.stuck} runs are stuck, each for more than run_timeout_s ({limit_s:g} s)"
+        return Unavailable(told, limit_s)
 
     # To the model and back
 
@@ -263,17 +295,19 @@ class Batcher:
         if self.adaptive is not None and self._closed is None:
             self._step_adaptive(self.adaptive, now_s)
             return
-        oldest = self.queue.oldest()
-        waited_s = now_s - oldest.arrived_s if oldest is not None else 0.0
-        step = decide(self.policy, Load(self.queue.rows, waited_s, self.in_flight_batches, self._closed is not None))
-        if step.take_rows:
-            self._launch(step.take_rows, step.reason, waited_s, now_s)
-        elif self.in_flight_batches:
-            return
-        elif oldest is None:
-            if self._closed is not None:
+        while True:
+            oldest = self.queue.oldest()
+            waited_s = now_s - oldest.arrived_s if oldest is not None else 0.0
+            load = Load(self.queue.rows, waited_s, self.in_flight_batches, self._closed is not None)
+            step = decide(self.policy, load, self._slots)
+            if not (step.take_rows and self._launch(step.take_rows, step.reason, waited_s, now_s)):
+                break
+            if self.in_flight_batches >= self._most:
+                return
+        if oldest is None:
+            if self._closed is not None and not self.in_flight_batches:
                 self._end()
-        elif self._wait_timer is None:
+        elif not step.take_rows and step.wait_s < math.inf and self._wait_timer is None:
             self._wait_timer = self._loop.call_later(max(step.wait_s, TICK_S), self._on_wait)
 
     def _step_adaptive(self, adaptive: Adaptive, now_s: float) -> None:
@@ -287,7 +321,9 @@ class Batcher:
                 self._step()
                 return
             if wants.take_rows:
-                self._launch(wants.take_rows, wants.reason, now_s - oldest.arrived_s, now_s)
+                is_on_its_way = self._launch(wants.take_rows, wants.reason, now_s - oldest.arrived_s, now_s)
+                if is_on_its_way and self.in_flight_batches < self._most:
+                    continue
             elif wants.refuse:
                 self._refuse(oldest, now_s)
                 continue
@@ -320,42 +356,62 @@ class Batcher:
         self._wait_timer = None
         self._step()
 
-    def _launch(self, take_rows: int, reason: str, waited_s: float, now_s: float) -> None:
+    def _launch(self, take_rows: int, reason: str, waited_s: float, now_s: float) -> bool:
+        """Let a batch leave; false if it has to wait for a place."""
+        place = self.places.take()
+        if place is None:
+            return False
         if self._wait_timer is not None:
             self._wait_timer.cancel()
             self._wait_timer = None
         entries, full = self.queue.take(take_rows)
-        batch = Batch(entries, waited_s, "full" if full else reason)
+        batch = Batch(entries, waited_s, "full" if full else reason, now_s)
+        if not self.in_flight_batches:
+            self._busy_since_s = now_s
         self.in_flight_batches += 1
         self._in_flight_rows += batch.rows
-        self._launched_s = now_s
+        if self._run_timeout_s:
+            self._watch_run(place, batch, self._run_timeout_s)
         try:
-            self._start(partial(self._work, batch))
+            (self._start or place.thread)(partial(self._work, place, batch))
         except Exception as error:  # no thread to be had, for one
-            self._loop.call_soon(self._finish, batch, self._lost(batch, error), [])
+            self._loop.call_soon(self._finish, place, batch, self._lost(batch, error), [])
+        return True
 
-    def _work(self, batch: Batch) -> None:
-        """The model's thread: run the batch and send the outcomes home. Never raises."""
+    def _work(self, place: Place, batch: Batch) -> None:
+        """The place's thread: run the batch and send the outcomes home. Never raises."""
         try:
-            outcomes, records = self._runner(batch)
+            outcomes, records = place.runner(batch)
         except BaseException as error:
             outcomes, records = self._lost(batch, error), []
         try:
-            self._loop.call_soon_threadsafe(self._finish, batch, outcomes, records)
+            self._loop.call_soon_threadsafe(self._finish, place, batch, outcomes, records)
         except RuntimeError:
             log.debug("%s: the event loop closed during a run; nobody is left to answer", self.name)
-            self._thread.stop()
+            place.thread.stop()
 
     def _lost(self, batch: Batch, error: BaseException) -> Outcomes:
         log.critical("%s: a batch failed in the batcher itself", self.name, exc_info=error)
         return [(None, ModelFailed(f"{self.name} failed: {type(error).__name__}: {error}")) for _ in batch.entries]
 
-    def _finish(self, batch: Batch, outcomes: Outcomes, records: list[BatchRecord]) -> None:
+    def _finish(self, place: Place, batch: Batch, outcomes: Outcomes, records: list[BatchRecord]) -> None:
+        if batch.given_up:
+            self._came_home(place)
+            return
+        if batch.timer is not None:
+            batch.timer.cancel()
+        self.places.give_back(place)
+        self._settle(batch, outcomes, records)
+
+    def _settle(self, batch: Batch, outcomes: Outcomes, records: list[BatchRecord]) -> None:
+        """The batch is over: see to the next one, answer, tell."""
         now_s = self.clock()
         self.in_flight_batches -= 1
         self._in_flight_rows -= batch.rows
-        launched_s = self._launched_s
-        self._drain = self._drain.after(batch.rows or 1, now_s - launched_s)
+        launched_s = batch.launched_s
+        # Of batches side by side each counts the time since the last one, so that the sum is the time that it took.
+        self._drain = self._drain.after(batch.rows or 1, now_s - self._busy_since_s)
+        self._busy_since_s = now_s
         adaptive = self.adaptive
         if adaptive is not None:
             # Retries of a batch that failed say nothing about what a run costs.
@@ -373,7 +429,7 @@ class Batcher:
         else:
             self._step()
         if self._anybody_asks:
-            _tell_journeys(batch, launched_s, now_s)
+            _tell_journeys(batch, now_s)
         for entry, outcome in zip(batch.entries, outcomes, strict=True):
             try:
                 if isinstance(outcome, list):
@@ -388,6 +444,51 @@ class Batcher:
                     self._observer(record)
                 except Exception:
                     log.exception("%s: the observer of batches raised", self.name)
+
+    # Runs that hang
+
+    def _watch_run(self, place: Place, batch: Batch, left_s: float) -> None:
+        batch.timer = self._loop.call_later(max(left_s, TICK_S), self._on_run_timeout, place, batch)
+
+    def _on_run_timeout(self, place: Place, batch: Batch) -> None:
+        """Give the batch up, unless its last run has not had its time: those of a batch that fails are many."""
+        now_s = self.clock()
+        left_s = batch.began_s + self._run_timeout_s - now_s
+        if left_s > ROUNDING_S:
+            self._watch_run(place, batch, left_s)
+            return
+        batch.given_up = True
+        self.places.give_up(place)
+        problem = f"{self.name}: a run took longer than run_timeout_s ({self._run_timeout_s:g} s) and was given up"
+        log.error("%s; %d runs are stuck", problem, self.places.stuck)
+        if self.places.is_out_of_threads:
+            self._turn_away()
+        requests = sum([entry.requests for entry in batch.entries])
+        run_s = now_s - batch.began_s
+        record = BatchRecord(batch.rows, batch.rows, requests, batch.queue_wait_s, run_s, batch.reason, True, True)
+        self._settle(batch, [(None, RunTimedOut(problem))] * len(batch.entries), [record])
+
+    def _came_home(self, place: Place) -> None:
+        """A run that was given up has returned. What it gave goes nowhere."""
+        self.places.came_home(place)
+        log.warning("%s: a run that was given up has returned; %d are stuck", self.name, self.places.stuck)
+        if self._threads_left is not None and not self.places.stuck:
+            self.all_home.set()
+        if self._closed is None:
+            self.closing = self.places.is_out_of_threads
+        self._step()
+
+    def _turn_away(self) -> None:
+        """None may wait for a thread that may never come: refuse what is queued, and what comes, until one is back."""
+        self.closing = True
+        for lane in self._lanes.values():
+            if lane is not None:
+                lane.told = False
+        while (entry := self.queue.oldest()) is not None:
+            try:
+                entry.answer(None, self._turned_away())
+            except BaseException as end:
+                self._raise_later(end)
 
     def _raise_later(self, end: BaseException) -> None:
         # A reply asks the process to end. That may wait for a turn of its own; the other answers may not.
@@ -435,28 +536,41 @@ class Batcher:
         for timer in (self._wait_timer, self._deadline_timer):
             if timer is not None:
                 timer.cancel()
-        if self._thread.started:
+        if self._threads_left is not None:
+            return
+        if not self.places.stuck:
+            self.all_home.set()
+        started = [place for place in self.places if place.thread.started]
+        self._threads_left = len(started)
+        for place in started:
             # Telling is the thread's last act, so that joining it takes no time.
-            self._thread(self._tell_ended)
-            self._thread.stop()
-        else:
+            place.thread(partial(self._tell_ended, place))
+            place.thread.stop()
+        if not started:
             self._loop.call_soon(self._ended)
 
-    def _tell_ended(self) -> None:
-        """The model's thread."""
+    def _tell_ended(self, place: Place) -> None:
+        """The place's thread."""
         try:
-            self._loop.call_soon_threadsafe(self._ended)
+            self._loop.call_soon_threadsafe(self._one_ended, place)
         except RuntimeError:
             log.debug("%s: the event loop closed before the batcher had", self.name)
 
+    def _one_ended(self, place: Place) -> None:
+        place.thread.join()
+        assert self._threads_left is not None, "told to end"
+        self._threads_left -= 1
+        if not self._threads_left:
+            self._ended()
+
     def _ended(self) -> None:
-        self._thread.join()
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(None)
 
 
-def _tell_journeys(batch: Batch, launched_s: float, now_s: float) -> None:
+def _tell_journeys(batch: Batch, now_s: float) -> None:
     position = 0
+    launched_s = batch.launched_s
     together = Together(batch.rows, batch.reason, launched_s, now_s)
     for entry in batch.entries:
         if (journey := entry.journey) is not None:

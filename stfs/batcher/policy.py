@@ -94,12 +94,30 @@ class Step(NamedTuple):
 WAIT = Step(0, math.inf, "")
 
 
-def decide(policy: BatchPolicy, load: Load) -> Step:
-    """The next step: eager, one batch in flight, so that batches form while the model is busy.
+class Slots(NamedTuple):
+    """How many batches may be in flight: ``most`` at once, and the first ``eager`` of them whatever their size.
+
+    The further ones leave full only: on one device that overlaps two runs a second batch costs the first one time, and
+    had better be worth it. Where each has an instance of the model for itself, all are eager.
+    """
+
+    most: int = 1
+    eager: int = 1
+
+    def are_taken(self, in_flight: int, queued_rows: int, full_rows: int) -> bool:
+        """Whether what is queued has to wait for one of the batches in flight."""
+        return in_flight >= self.most or (in_flight >= self.eager and queued_rows < full_rows)
+
+
+ONE_SLOT = Slots()
+
+
+def decide(policy: BatchPolicy, load: Load, slots: Slots = ONE_SLOT) -> Step:
+    """The next step: eager while there is a slot, so that batches form while the model is busy.
 
     Queued rows are counted over all keys: a full batch's worth of requests that cannot share one does not wait either.
     """
-    if load.in_flight_batches or not load.queued_rows:
+    if not load.queued_rows or slots.are_taken(load.in_flight_batches, load.queued_rows, policy.max_batch_size):
         return WAIT
     if load.closing:
         return Step(policy.max_batch_size, 0.0, "drain")

@@ -14,6 +14,7 @@ Must not live here: the event loop, queues, replies.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from itertools import islice, repeat
 from stfs.batcher.batch import merge, split
 from stfs.batcher.policy import BatchPolicy, padded_rows
 from stfs.batcher.queue import Entry
-from stfs.errors import DeadlineExceeded, InvalidRequest, ModelFailed, RequestError, Unavailable
+from stfs.errors import DeadlineExceeded, InvalidRequest, ModelFailed, RequestError, RunTimedOut, Unavailable
 from stfs.signature import Tensors
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,8 @@ class BatchRecord:
 
     ``queue_wait_s``: how long the oldest of the batch's requests had waited when the batch left. ``run_s``: the time in
     the model, with stacking and cutting. ``reason``: ``full``, ``idle``, ``timeout``, ``drain``, or ``retry`` for a
-    part of a batch that failed. Where rows do not stack, a request counts as one row.
+    part of a batch that failed. ``timed_out``: it failed because it took longer than a run may. Where rows do not
+    stack, a request counts as one row.
     """
 
     rows: int
@@ -53,14 +55,23 @@ class BatchRecord:
     run_s: float
     reason: str
     failed: bool
+    timed_out: bool = False
 
 
 class Batch:
-    """Entries that leave together. ``requests`` are their inputs: kept here, since an answered entry drops its own."""
+    """Entries that leave together. ``requests`` are their inputs: kept here, since an answered entry drops its own.
 
-    __slots__ = ("entries", "queue_wait_s", "reason", "requests", "rows")
+    ``launched_s``: when it left; ``began_s``: when its last run of the model began, as the model's thread says, both
+    by the batcher's clock. ``given_up`` is set, on the loop, if nobody waits for it any more; ``timer`` looks whether
+    to do so.
+    """
 
-    def __init__(self, entries: list[Entry], queue_wait_s: float, reason: str) -> None:
+    __slots__ = ("began_s", "entries", "given_up", "launched_s", "queue_wait_s", "reason", "requests", "rows", "timer")
+
+    def __init__(self, entries: list[Entry], queue_wait_s: float, reason: str, launched_s: float = 0.0) -> None:
+        self.launched_s = self.began_s = launched_s
+        self.given_up = False
+        self.timer: asyncio.TimerHandle | None = None
         self.entries = entries
         self.requests = [entry.inputs for entry in entries]
         self.rows = sum([entry.rows for entry in entries])
@@ -121,12 +132,12 @@ class Runner:
         if len(alone.entries) == 1:
             outcomes: list[Outcome] = [(None, self._explain(error, alone.entries[0]))]
         else:
-            outcomes = self._find_guilty(alone, records)
+            outcomes = self._find_guilty(alone, batch, records)
         self._log_failures(outcomes)
         return batch.by_entry(outcomes), records
 
-    def _find_guilty(self, batch: Batch, records: list[BatchRecord]) -> list[Outcome]:
-        """Retry a batch that failed as a whole, as this module's docstring tells."""
+    def _find_guilty(self, batch: Batch, whole: Batch, records: list[BatchRecord]) -> list[Outcome]:
+        """Retry a batch that failed as a whole, as this module's docstring tells; ``whole`` is it as it was taken."""
         everyone = range(len(batch.entries))
         outcomes = [_UNHEARD] * len(everyone)
         patience = len(everyone).bit_length() + 1
@@ -139,6 +150,7 @@ class Runner:
             if len(part) > 1 and barren >= patience:
                 todo += [[i] for i in reversed(part)]
                 continue
+            whole.began_s = self._clock()
             answers, error = self._attempt(batch, part, "retry", records)
             if error is None:
                 barren = 0
@@ -184,7 +196,8 @@ class Runner:
         run_s = self._clock() - start_s
         failed = failure is not None
         requests_told = sum([entry.requests for entry in entries])
-        records.append(BatchRecord(rows, padded, requests_told, batch.queue_wait_s, run_s, reason, failed))
+        late = isinstance(failure, RunTimedOut)
+        records.append(BatchRecord(rows, padded, requests_told, batch.queue_wait_s, run_s, reason, failed, late))
         return answers, failure
 
     def _explain(self, error: BaseException, entry: Entry) -> RequestError:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import count
 from typing import Any
 
 import numpy as np
 
 from stfs.batcher.batcher import Batcher, BatchRecord
+from stfs.batcher.places import Instance
 from stfs.batcher.policy import BatchPolicy
 from stfs.batcher.queue import Entry
 from stfs.errors import RequestError
@@ -46,9 +47,9 @@ class FakeLoop:
 
     call_soon_threadsafe = call_soon
 
-    def call_later(self, delay_s: float, call: Callable[[], None]) -> FakeTimer:
+    def call_later(self, delay_s: float, call: Callable[..., None], *args: Any) -> FakeTimer:
         assert delay_s > 0
-        timer = FakeTimer(call)
+        timer = FakeTimer(lambda: call(*args))
         heapq.heappush(self._timers, (self.now_s + delay_s, next(self._numbers), timer))
         return timer
 
@@ -99,10 +100,18 @@ class Asked:
 
 
 class Driver:
-    """A batcher over ``run``, driven by hand. ``batches`` holds the inputs of every run, ``records`` one for each."""
+    """A batcher over ``run``, driven by hand. ``batches`` holds the inputs of every run, ``records`` one for each.
+
+    With ``ups`` it has an instance for each, which is up when that says so; every second may run twice at once.
+    """
 
     def __init__(
-        self, run: Callable[[Tensors], Tensors], policy: BatchPolicy | None = None, merge: bool = True
+        self,
+        run: Callable[[Tensors], Tensors],
+        policy: BatchPolicy | None = None,
+        merge: bool = True,
+        ups: Sequence[Callable[[], bool]] = (),
+        **more: Any,
     ) -> None:
         self.loop = FakeLoop()
         self.jobs: deque[Callable[[], None]] = deque()
@@ -119,6 +128,8 @@ class Driver:
             clock=lambda: self.loop.now_s,
             observer=self.records.append,
             start=self.jobs.append,
+            instances=[Instance(self._run, is_up, concurrent=bool(i % 2)) for i, is_up in enumerate(ups)],
+            **more,
         )
 
     def _run(self, inputs: Tensors) -> Tensors:
@@ -141,9 +152,11 @@ class Driver:
             self.loop.turn()
         raise AssertionError("no batch has left")
 
-    def work(self) -> None:
-        """Let the model work off one batch; its outcome waits for the loop."""
-        self.jobs.popleft()()
+    def work(self, which: int = 0) -> None:
+        """Let the model work off a batch in flight, the first unless said; its outcome waits for the loop."""
+        job = self.jobs[which]
+        del self.jobs[which]
+        job()
 
     def settle(self) -> None:
         """Turn the loop and let the model work until there is nothing to do."""

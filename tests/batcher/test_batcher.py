@@ -394,7 +394,8 @@ def test_no_thread_to_be_had_is_told(caplog):
 
 def test_a_failure_of_the_batcher_itself_loses_nobody(caplog):
     driver = Driver(double)
-    driver.batcher._runner = lambda batch: 1 / 0
+    (place,) = driver.batcher.places
+    place.runner = lambda batch: 1 / 0
     asked = [driver.ask([1]), driver.ask([2])]
     driver.settle()
     assert all(type(a.error) is ModelFailed for a in asked)
@@ -632,4 +633,4 @@ def test_a_batcher_that_never_ran_closes_and_starts_no_thread():
     closing = driver.close()
     driver.settle()
     assert closing.done()
-    assert not driver.batcher._thread.started
+    assert not any(place.thread.started for place in driver.batcher.places)

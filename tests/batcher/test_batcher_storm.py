@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from stfs.batcher.policy import BatchPolicy
-from stfs.errors import DeadlineExceeded, InvalidRequest, ModelFailed, Overloaded, Unavailable
+from stfs.errors import DeadlineExceeded, InvalidRequest, ModelFailed, Overloaded, RunTimedOut, Unavailable
 
 RAISES, BLAMES, EXITS, MISCOUNTS = -1, -2, -3, -4
 GUILTS = {RAISES: ModelFailed, BLAMES: InvalidRequest, EXITS: ModelFailed, MISCOUNTS: ModelFailed}
@@ -31,9 +31,10 @@ def model(inputs):
 
 
 class Request(Asked):
-    def __init__(self, inputs, guilt, due_s):
+    def __init__(self, inputs, guilt, due_s, runs_hang):
         super().__init__(inputs)
         self.guilt = guilt
+        self.runs_hang = runs_hang
         self.due_s = due_s
         self.taken_back = False
 
@@ -44,7 +45,9 @@ class Request(Asked):
         if not self.told:
             return
         ((outputs, error),) = self.told
-        if isinstance(error, DeadlineExceeded):
+        if isinstance(error, RunTimedOut) or type(error) is Unavailable:
+            assert self.runs_hang
+        elif isinstance(error, DeadlineExceeded):
             assert self.due_s is not None
             assert now_s >= self.due_s
         elif isinstance(error, Overloaded):
@@ -66,11 +69,18 @@ class Storm(RuleBasedStateMachine):
         padded=st.booleans(),
         max_enqueued_rows=st.integers(1, 40),
         timeout_s=st.sampled_from([0.0, 0.0, 0.01]),
+        in_flight=st.sampled_from([1, 2, 4]),
+        as_instances=st.booleans(),
+        run_timeout_s=st.sampled_from([0.0, 0.0, 0.01]),
     )
-    def start(self, max_batch_size, padded, max_enqueued_rows, timeout_s):
+    def start(self, max_batch_size, padded, max_enqueued_rows, timeout_s, in_flight, as_instances, run_timeout_s):
         sizes = tuple(sorted({(max_batch_size + 1) // 2, max_batch_size})) if padded else ()
         self.policy = BatchPolicy(max_batch_size, timeout_s, max_enqueued_rows, sizes)
-        self.driver = Driver(model, self.policy)
+        self.in_flight = in_flight
+        self.run_timeout_s = run_timeout_s
+        self.up = [True] * in_flight
+        ups = [lambda i=i: self.up[i] for i in range(in_flight)] if as_instances else []
+        self.driver = Driver(model, self.policy, ups=ups, in_flight=in_flight, run_timeout_s=run_timeout_s)
         self.asked = []
         self.closing = None
         self.value = 0
@@ -91,7 +101,7 @@ class Storm(RuleBasedStateMachine):
         batcher, loop = self.driver.batcher, self.driver.loop
         queued = batcher.queued_rows
         due_s = None if patience_s is None else loop.now_s + patience_s
-        request = Request({"x": x}, guilt if rows else 0, due_s)
+        request = Request({"x": x}, guilt if rows else 0, due_s, bool(self.run_timeout_s))
         try:
             request.entry = batcher.submit(request.inputs, rows, request, due_s)
         except Overloaded:
@@ -99,7 +109,7 @@ class Storm(RuleBasedStateMachine):
             assert queued + rows > self.policy.max_enqueued_rows
         except Unavailable:
             assert batcher.queued_rows == queued
-            assert self.closing is not None
+            assert self.closing is not None or batcher.places.is_out_of_threads
         except DeadlineExceeded:
             assert patience_s is not None
             assert patience_s <= 0
@@ -114,9 +124,15 @@ class Storm(RuleBasedStateMachine):
         self.driver.loop.turn()
 
     @precondition(lambda self: self.driver.jobs)
-    @rule()
-    def work(self):
-        self.driver.work()
+    @rule(which=st.integers(0, 9))
+    def work(self, which):
+        self.driver.work(which % len(self.driver.jobs))
+
+    @rule(which=st.integers(0, 3))
+    def fall_or_rise(self, which):
+        """An instance goes away, or comes back. What it is asked meanwhile it answers all the same."""
+        if which < self.in_flight:
+            self.up[which] = not self.up[which]
 
     @rule(seconds=st.sampled_from([0.001, 0.003, 0.02]))
     def advance(self, seconds):
@@ -145,9 +161,12 @@ class Storm(RuleBasedStateMachine):
             request.check(self.driver.loop.now_s)
 
     @invariant()
-    def one_batch_at_a_time_within_its_size(self):
-        assert len(self.driver.jobs) <= 1
-        assert self.driver.batcher.queued_rows >= 0
+    def as_many_batches_as_may_be_each_within_its_size(self):
+        batcher = self.driver.batcher
+        assert batcher.in_flight_batches <= self.in_flight
+        assert len(self.driver.jobs) <= batcher.in_flight_batches + batcher.places.stuck
+        assert sum(place.busy for place in batcher.places) == batcher.in_flight_batches
+        assert batcher.queued_rows >= 0
         sizes = self.policy.allowed_batch_sizes
         for inputs in self.driver.batches:
             rows = len(inputs["x"])
@@ -164,7 +183,9 @@ class Storm(RuleBasedStateMachine):
             assert len(request.told) == 1 or request.taken_back
         assert driver.batcher.queued_rows == 0
         assert driver.batcher.in_flight_rows == 0
-        assert len(driver.records) == len(driver.batches)
+        assert driver.batcher.places.stuck == 0
+        if not self.run_timeout_s:
+            assert len(driver.records) == len(driver.batches)
         assert self.closing is None or self.closing.done()
 
 

@@ -92,9 +92,10 @@ class Served:
     def let_go(self) -> None:
         """Nothing is held any more, so that a test that fails comes to its end."""
         for batcher, held in self._held:
-            batcher._start = batcher._thread
+            batcher._start = None
+            (place,) = batcher.places
             while held:
-                batcher._thread(held.pop(0))
+                place.thread(held.pop(0))
 
     def total(self, outcome: str) -> int:
         requests = self.server.metrics.snapshot().requests
