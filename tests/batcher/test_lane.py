@@ -38,8 +38,8 @@ class Held:
 class Lined(Driver):
     """A driver that also submits through the lane of ``x``, rows of two float64."""
 
-    def __init__(self, run=double, policy: BatchPolicy | None = None) -> None:
-        super().__init__(run, policy)
+    def __init__(self, run=double, policy: BatchPolicy | None = None, **more) -> None:
+        super().__init__(run, policy, **more)
         lane = self.batcher.lane("x", np.dtype(np.float64), (2,))
         assert lane is not None
         self.lane = lane
