@@ -678,15 +678,15 @@ def test_rows_that_somebody_still_sees_are_never_written_over(linear):
 def test_a_slot_is_used_again(linear):
     async def main() -> None:
         async with served(linear) as here:
-            batcher = here.batcher("linear")
-            run = batcher._runner._run
+            (place,) = here.batcher("linear").places
+            run = place.runner._run
             bases = set()
 
             def noting(inputs):
                 bases.add(inputs["x"].base.ctypes.data)
                 return run(inputs)
 
-            batcher._runner._run = noting
+            place.runner._run = noting
             line = here.connect()
             for number in range(50):
                 assert b"200 OK" in await answer(line, row(number))
