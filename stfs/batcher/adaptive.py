@@ -26,9 +26,12 @@ LEAST_ALPHA_S = 0.002
 MOST_SIGMA = 0.3
 LEAST_SIGMA = 0.03
 """However steady a model is, its answers have still to be written and to arrive."""
-CAUTION = 1.6
-"""Usual errors by which a run may be longer than thought when its requests must be in time. One leaves 2 % of answers
-late at three times what the model can do; with two, requests are refused that could have been served at 0.8 times."""
+CAUTION = 2.0
+"""Usual errors by which a run may be longer than thought when its requests must be in time and others wait for their
+places. One leaves 2 % of answers late at three times what the model can do."""
+CAUTION_WITH_ROOM = 0.8
+"""The same where all that wait go together. Whoever is refused then leaves a place empty: with more caution 2 % are
+refused at 0.8 times what the model can do, of whom nearly all would have been in time."""
 MOST_LOAD = 0.95
 TRY_EVERY = 64
 """Batches between two attempts at waiting, while it has not paid."""
@@ -54,9 +57,9 @@ class Cost(NamedTuple):
         """Seconds for a run of ``rows``."""
         return self.alpha_s + self.beta_s * rows
 
-    def cautious(self, rows: float) -> float:
-        """Seconds that a run of ``rows`` will rarely exceed."""
-        return (1.0 + CAUTION * max(self.sigma, LEAST_SIGMA)) * (self.alpha_s + self.beta_s * rows)
+    def cautious(self, rows: float, caution: float = CAUTION) -> float:
+        """Seconds that a run of ``rows`` will rarely exceed, or not by more than ``caution`` of its usual errors."""
+        return (1.0 + caution * max(self.sigma, LEAST_SIGMA)) * (self.alpha_s + self.beta_s * rows)
 
 
 def fit_cost(samples: list[tuple[int, float]]) -> Cost:
@@ -281,7 +284,8 @@ class Adaptive:
         cost = self._fit.cost
         cap = self._cap(queued_rows)
         if learnt and not math.isinf(head_deadline_s):
-            needed_s = cost.cautious(min(queued_rows, cap))
+            caution = CAUTION if queued_rows > cap else CAUTION_WITH_ROOM
+            needed_s = cost.cautious(min(queued_rows, cap), caution)
             if now_s + needed_s > head_deadline_s and not self._probes(now_s, queued_rows, in_flight):
                 return REFUSE
         if in_flight >= self._eager and queued_rows < self._max_rows:

@@ -162,6 +162,14 @@ def test_the_oldest_is_refused_when_it_cannot_be_in_time():
     assert policy.decide(now, 20, 0, now + 2 * needed).take_rows == 128
 
 
+def test_more_is_ventured_where_a_refusal_leaves_a_place_empty():
+    """Who goes with all the others is refused only if late by far; who keeps another from going, if perhaps."""
+    policy, now = learnt()
+    tight = now + 1.04 * GPU.of(128)
+    assert policy.decide(now, 128, 0, tight).take_rows == 128
+    assert policy.decide(now, 129, 0, tight) == REFUSE
+
+
 def test_a_probe_runs_after_a_silence():
     policy, now = learnt()
     assert policy.decide(now, 1, 0, now) == REFUSE
