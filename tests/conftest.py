@@ -12,5 +12,7 @@ from hypothesis import settings
 os.environ.setdefault("STFS_HOME", str(Path(sys.prefix) / "stfs-home"))
 os.environ.setdefault("STFS_TEST_KSERVE_PYTHON", str(Path(sys.prefix) / "kserve" / "bin" / "python"))
 
-settings.register_profile("quick", max_examples=20)
-"""For the fast loop: ``make check`` looks at fewer examples than ``make test``."""
+settings.register_profile("usual", deadline=None)
+settings.register_profile("quick", max_examples=20, deadline=None)
+"""For the fast loop: ``make check`` looks at fewer examples than ``make test``. No time is measured."""
+settings.load_profile("usual")
