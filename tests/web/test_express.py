@@ -654,7 +654,8 @@ def test_rows_that_somebody_still_sees_are_never_written_over(linear):
         async with served(linear) as here:
             batcher = here.batcher("linear")
             keeping = Keeping()
-            batcher._runner._run = keeping
+            (place,) = batcher.places
+            place.runner._run = keeping
             lines = [here.connect() for _ in range(5)]
             for number in range(60):
                 for i, line in enumerate(lines):
