@@ -35,6 +35,7 @@ class ModelConfig:
     """One model to serve. ``platform`` is ``None`` where the files are to tell.
 
     ``batchable`` is ``None`` where the signature is to tell; ``False`` runs every request by itself.
+    ``calibration_cache`` is a folder, ``auto`` or ``off``, as ``stfs.calibration.cache`` reads it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ModelConfig:
     batch: BatchPolicy = BatchPolicy()
     batchable: bool | None = None
     calibrate: bool = True
+    calibration_cache: str = "off"
     threads: int = 0
     device: str = "auto"
     custom_op_paths: tuple[Path, ...] = ()
@@ -257,6 +259,7 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
         batch=batch,
         batchable=None if options["batchable"] else False,
         calibrate=options["calibrate"],
+        calibration_cache=options["calibration_cache"],
         threads=options["threads"],
         device=options["device"],
         custom_op_paths=options["custom_op_paths"],

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stfs import platforms
-from stfs.batcher.adaptive import Cost
 from stfs.batcher.batcher import Batcher, BatchRecord
 from stfs.batcher.queue import Entry, Journey
-from stfs.calibration import calibrate
+from stfs.calibration.load import MODEL_RAISES as MODEL_RAISES
+from stfs.calibration.load import Recorded, calibrate_model
+from stfs.calibration.result import Calibration
 from stfs.config import ModelConfig
 from stfs.errors import LoadFailed, RequestError, SignatureNotFound, Unavailable
 from stfs.metrics import Metrics
@@ -41,9 +42,6 @@ WARM_UP_WAIT_S = 60.0
 
 STUCK_RUN_S = 30.0
 """So long a closing model waits for its last runs, if it has a worker process that can be ended without them."""
-
-MODEL_RAISES = (Exception, SystemExit)
-"""What a model's own code may raise: some call ``sys.exit`` where they mean that they cannot."""
 
 
 class Model:
@@ -67,8 +65,8 @@ class Model:
         self.default_signature = servable.default_signature
         self._servable = servable
         self._batchers = batchers
-        self.costs: Mapping[str, Cost] = {}
-        """What runs cost, by signature, where that was measured when it was loaded."""
+        self.calibrations: Mapping[str, Calibration] = {}
+        """What runs were measured to take when it was loaded, or why they were not, by signature."""
 
     def signature(self, name: str | None) -> Signature:
         """The signature of that name, the default for ``None`` or ``""``. Raises :class:`SignatureNotFound`."""
@@ -160,17 +158,22 @@ class Model:
 Replay = Callable[[Model, int], Awaitable[object]]
 """Runs what was recorded for a model, so many times; raises :class:`LoadFailed` if the model does not take it."""
 
+Recordings = Callable[[Path, Servable, Mapping[str, Signature]], Recorded]
+"""Some of the requests that were recorded for the version at that path. Blocking; never raises for what is in them."""
+
 
 class ModelLoader:
     """Loads versions of the configured models: finds the platform, loads on a thread, warms up, makes the batchers.
 
-    ``replay`` is called with each new model, once it answers and before it is given out.
+    ``replay`` is called with each new model, once it answers and before it is given out; ``recordings`` is what it is
+    timed on.
     """
 
-    def __init__(self, metrics: Metrics, replay: Replay | None = None) -> None:
+    def __init__(self, metrics: Metrics, replay: Replay | None = None, recordings: Recordings | None = None) -> None:
         self._configs: Mapping[str, ModelConfig] = {}
         self._metrics = metrics
         self._replay = replay
+        self._recordings = recordings
 
     def configure(self, configs: Iterable[ModelConfig]) -> None:
         """What to load each model with from now on.
@@ -194,7 +197,9 @@ class ModelLoader:
         servable = await loop.run_in_executor(None, load_servable, config, path)
         try:
             signatures = await loop.run_in_executor(None, warm_up, servable, config.batchable)
-            costs = await loop.run_in_executor(None, _calibrate, servable, signatures, config)
+            recorded = partial(self._recorded, path, servable, signatures)
+            timing = partial(calibrate_model, servable, signatures, config, path, recorded)
+            calibrations = await loop.run_in_executor(None, timing)
         except BaseException:
             await loop.run_in_executor(None, servable.close)
             raise
@@ -206,7 +211,7 @@ class ModelLoader:
                 merge=signature.batchable,
                 loop=loop,
                 observer=self._observer(name, version),
-                cost=costs.get(key),
+                cost=calibrations[key].cost,
             )
             for key, signature in signatures.items()
         }
@@ -222,7 +227,7 @@ class ModelLoader:
             ),
         )
         model = Model(name, version, servable, signatures, batchers, path)
-        model.costs = costs
+        model.calibrations = calibrations
         if self._replay is not None and config.warmup_iterations:
             try:
                 await self._replay(model, config.warmup_iterations)
@@ -230,6 +235,9 @@ class ModelLoader:
                 await model.close()
                 raise
         return model
+
+    def _recorded(self, path: Path, servable: Servable, signatures: Mapping[str, Signature]) -> Recorded:
+        return {} if self._recordings is None else self._recordings(path, servable, signatures)
 
     def _observer(self, name: str, version: int) -> Callable[[BatchRecord], None]:
         text = str(version)
@@ -308,24 +316,6 @@ def warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]:
             batches = False  # nothing has shown that this output has a row for each input row
         settled[key] = replace(signature, batchable=batches)
     return settled
-
-
-def _calibrate(servable: Servable, signatures: Mapping[str, Signature], config: ModelConfig) -> dict[str, Cost]:
-    """Blocking. What runs cost, by signature, for those that batch and that zeros mean something to."""
-    costs: dict[str, Cost] = {}
-    for key, signature in signatures.items():
-        if not (config.calibrate and signature.batchable):
-            continue
-        try:
-            cost = calibrate(partial(servable.run, key), partial(zeros, signature.inputs), config.batch.max_batch_size)
-        except MODEL_RAISES as error:
-            log.debug("%s was not timed: %s", key, error)
-            continue
-        if cost is not None:
-            told = 'model "%s", %s: a run of b rows takes %.3g + %.3g b ms'
-            log.info(told, config.name, key, cost.alpha_s * 1e3, cost.beta_s * 1e3)
-            costs[key] = cost
-    return costs
 
 
 def _keeps_rows(servable: Servable, signature: Signature) -> bool:

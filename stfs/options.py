@@ -168,6 +168,12 @@ def _folder_if_any(text: str) -> Path | None:
     return None if text.strip().lower() in ("", "true", "1", "yes", "on", "false", "0", "no", "off") else Path(text)
 
 
+def _folder_or_switch(text: str) -> str:
+    if not text.strip():
+        raise ValueError("expected auto, off or a folder")
+    return text.lower() if text.lower() in ("auto", "off") else text
+
+
 def _bytes_or_none(text: str) -> int:
     return 0 if text.strip() == "0" else _bytes(text)
 
@@ -255,7 +261,14 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "latency_slo_ms", _duration, "0", "ms by which answers are wanted; late ones get 503 early; 0: none", _BATCH
     ),
-    Option("calibrate", _boolean, "true", "time the model's runs when it is loaded (0.5 s at most)", _BATCH),
+    Option("calibrate", _boolean, "true", "time the model's runs when it is loaded (1 s at most)", _BATCH),
+    Option(
+        "calibration_cache",
+        _folder_or_switch,
+        "auto",
+        "folder to keep those times in for the next start; auto: one of the user's own; off: none",
+        _BATCH,
+    ),
     Option("batchable", _boolean, "true", "false: run every request by itself", _BATCH),
     Option("host", str, "0.0.0.0", "address to listen on", _SERVER),
     Option("port", _port, "8500", "port to listen on; 0: any free one", _SERVER),
@@ -399,6 +412,7 @@ MODEL_KEYS = {
         "batching",
         "latency_slo_ms",
         "calibrate",
+        "calibration_cache",
         "batchable",
         "image_layout",
         "image_channels",

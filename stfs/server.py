@@ -34,7 +34,7 @@ from stfs.model import Model, ModelLoader, is_model
 from stfs.platforms.base import CORES_LEFT, all_cores
 from stfs.repository import Repository
 from stfs.tracing import Tracing
-from stfs.warmup.replay import replay
+from stfs.warmup.replay import recorded_requests, replay
 from stfs.web.access_log import open_log
 from stfs.web.app import make_runner
 from stfs.web.pages import example_curl
@@ -58,7 +58,7 @@ class Server:
         self._door = make_door(config)
         self.metrics = Metrics()
         self.registry = WatchedRegistry()
-        self._loader = ModelLoader(self.metrics, replay)
+        self._loader = ModelLoader(self.metrics, replay, recorded_requests)
         self._loader.configure(config.models)
         self.models = config.models
         self.manager: Manager[Model] = Manager(

@@ -25,7 +25,7 @@ class Odd(RegressorMixin, BaseEstimator):
 
     def predict(self, x):
         x = np.asarray(x)
-        if (np.nan_to_num(x) != 0).any():  # loading and warming up send zeros, and values that are missing
+        if (np.abs(np.nan_to_num(x)) >= 1).any():  # loading, warming up and timing send less, and missing values
             time.sleep(self.sleep_s)
         if (x == self.RAISE).any():
             raise RuntimeError("the value -1 is cursed")

@@ -114,7 +114,8 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("STFS_")}
     # These two say which code runs and where frameworks lie beside the server, not how it serves.
     kept |= {key: os.environ[key] for key in ("STFS_PURE_PYTHON", "STFS_HOME") if key in os.environ}
-    return {**kept, "PYTHONPATH": str(TESTS), **(extra or {})}
+    # Nothing that a test starts keeps anything where the user's own servers look for it.
+    return {**kept, "PYTHONPATH": str(TESTS), "STFS_CALIBRATION_CACHE": "off", **(extra or {})}
 
 
 @contextmanager

@@ -21,7 +21,8 @@ import numpy as np
 
 from stfs.batcher.batcher import Batcher
 from stfs.batcher.policy import BatchPolicy
-from stfs.calibration import calibrate
+from stfs.calibration.measure import time_sizes
+from stfs.calibration.result import fitted
 
 MAX_ROWS = 64
 
@@ -106,7 +107,7 @@ def theirs(model: Model, timeout_s: float) -> Callable[[int, float], tuple[float
 def ours(model: Model) -> Callable[[int, float], tuple[float, float]]:
     """Callers as tasks of an event loop, as they are in this server."""
     sizes = tuple(1 << i for i in range(MAX_ROWS.bit_length()))
-    cost = calibrate(model.run, model.zeros, MAX_ROWS)
+    cost = fitted(time_sizes(model.run, model.zeros, MAX_ROWS)).cost
 
     async def load(callers: int, seconds: float) -> tuple[float, float]:
         policy = BatchPolicy(max_batch_size=MAX_ROWS, allowed_batch_sizes=sizes)

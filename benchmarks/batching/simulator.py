@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from stfs.batcher.adaptive import Adaptive, Cost, Wants
-from stfs.calibration import calibrate
+from stfs.calibration.measure import time_sizes
+from stfs.calibration.result import fitted
 
 NOISE = 0.08
 
@@ -85,7 +86,8 @@ def _calibrated(profile: Profile, rng: random.Random) -> Cost | None:
         nonlocal now_s
         now_s += noisy(profile.of(rows), rng)
 
-    return calibrate(run, lambda rows: rows, profile.max_rows, lambda: now_s)  # type: ignore[arg-type,return-value]
+    times = time_sizes(run, lambda rows: rows, profile.max_rows, lambda: now_s)  # type: ignore[arg-type,return-value]
+    return fitted(times).cost
 
 
 def noisy(seconds: float, rng: random.Random) -> float:

@@ -82,6 +82,12 @@ def has_base64(data: Mapping[str, Any]) -> bool:
     return any(isinstance(first(value), dict) for value in data.values())
 
 
+def described_range(spec: TensorSpec) -> tuple[float, float] | None:
+    """The lowest and the highest value that the description of a number tells, if it does."""
+    found = _RANGE.search(spec.doc)
+    return None if found is None else (float(found[1]), float(found[2]))
+
+
 def _tensor(spec: TensorSpec, rows: int, text: Text) -> Any:
     sizes = (None,) if spec.shape is None else spec.shape
     shape = tuple((rows if axis == 0 else 1) if size is None else size for axis, size in enumerate(sizes))
@@ -108,8 +114,8 @@ def _pattern(spec: TensorSpec, text: Text) -> tuple[Any, ...]:
         return values if spec.dtype == STRING else tuple(np.array(values).astype(spec.dtype).tolist())
     if spec.dtype == STRING:
         return (text(spec),)
-    if found := _RANGE.search(spec.doc):
-        low, high = float(found[1]), float(found[2])
+    if (told := described_range(spec)) is not None:
+        low, high = told
         within = [round((low * (4 - part) + high * part) / 4, 6) for part in (1, 2, 3)]
         return tuple(within) if kind == "f" else (int((low + high) // 2),)
     if spec.dtype == np.uint8 and spec.shape is not None and len(spec.shape) >= 3:

@@ -9,11 +9,15 @@ import contextlib
 import json
 import math
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TextIO
 
 from stfs.batcher.adaptive import fit_cost
+from stfs.calibration.inputs import ways
+from stfs.calibration.load import Recorded, calibrate_model
+from stfs.calibration.result import Calibration
 from stfs.clients.example import Filled, example
 from stfs.commands.arguments import Parser, count, results_only, seconds, write_json
 from stfs.commands.local_model import LocalModel, configured, opened
@@ -23,6 +27,7 @@ from stfs.commands.timing import sizes_up_to, suggest, time_sizes
 from stfs.model import MODEL_RAISES
 from stfs.platforms.base import one_line
 from stfs.signature import Signature, TensorSpec, zeros
+from stfs.warmup.replay import recorded_requests
 
 FEW_SIZES = 3
 """Fewer timed sizes than this fit any line."""
@@ -70,8 +75,11 @@ def examine(model: LocalModel, budget_s: float) -> dict[str, Any]:
     servable = model.servable
     files = [model.path] if model.path.is_file() else sorted(f for f in model.path.rglob("*") if f.is_file())
     worker = servable.worker_status
+    recorded = recorded_requests(model.path, servable, model.signatures)
+    with Progress("timing as a start does"):
+        kept = calibrate_model(servable, model.signatures, model.config, model.path, lambda: recorded)
     signatures = {
-        name: _examine_signature(model, signature, budget_s / len(model.signatures))
+        name: _examine_signature(model, signature, budget_s / len(model.signatures), kept[name], recorded)
         for name, signature in sorted(model.signatures.items())
     }
     problems = [f"signature {name}: {one['zeros']}" for name, one in signatures.items() if one["zeros"] != "answered"]
@@ -93,7 +101,9 @@ def examine(model: LocalModel, budget_s: float) -> dict[str, Any]:
     }
 
 
-def _examine_signature(model: LocalModel, signature: Signature, budget_s: float) -> dict[str, Any]:
+def _examine_signature(
+    model: LocalModel, signature: Signature, budget_s: float, calibration: Calibration, recorded: Recorded
+) -> dict[str, Any]:
     told: dict[str, Any] = {
         "inputs": [_tensor(spec) for spec in signature.inputs],
         "outputs": [_tensor(spec) for spec in signature.outputs],
@@ -103,6 +113,7 @@ def _examine_signature(model: LocalModel, signature: Signature, budget_s: float)
         "times": [],
         "cost": None,
         "suggested_max_batch_size": None,
+        "calibration": {**calibration.as_json(), "words": calibration.words, "origin": calibration.origin},
     }
     run_model = partial(model.servable.run, signature.name)
     try:
@@ -111,13 +122,16 @@ def _examine_signature(model: LocalModel, signature: Signature, budget_s: float)
     except MODEL_RAISES as error:
         told["zeros"] = f"zeros are not answered: {one_line(error)}"
         return told
+    of_zeros = partial(zeros, signature.inputs)
+    tried = ways(signature, recorded.get(signature.name, ()), of_zeros)
+    inputs_of = next((make for what, make in tried if what == calibration.ran_on), of_zeros)
     policy = model.config.batch
     sizes = sizes_up_to(policy.max_batch_size) if signature.batchable else [1]
     try:
         with Progress(f"timing {signature.name}", len(sizes)) as progress:
             timed = time_sizes(
                 run_model,
-                partial(zeros, signature.inputs),
+                inputs_of,
                 sizes,
                 budget_s,
                 lambda done, rows: progress.at(done, f"{rows} rows"),
@@ -207,6 +221,11 @@ def _print(report: Mapping[str, Any], out: TextIO) -> None:
             out.write(f"  a run of b rows takes about {cost['alpha_ms']:.3g} + {cost['beta_ms']:.3g} b ms\n")
         if one["batches"] and one["suggested_max_batch_size"]:
             out.write(f"  suggested: --max_batch_size={one['suggested_max_batch_size']}\n")
+        if one["batches"]:
+            start = one["calibration"]
+            out.write(_wrapped(f"a start goes by: {start['words']}{start['origin'] and ', timed ' + start['origin']}"))
+            if start["times"] and start["overlap"] is None:
+                out.write(_wrapped(f"two batches at once were not tried: {start['why_no_overlap']}"))
     shown = report["example"]
     out.write(f"\nto try it:\n  {shown['serve']}\n  {shown['curl'] or shown['program']}\n")
     if report["problems"]:
@@ -220,6 +239,10 @@ def _cells(spec: Mapping[str, Any]) -> tuple[str, ...]:
     if spec.get("nullable"):
         takes += " or null" if takes else "null too"
     return spec["name"], spec["dtype"], spec["shape"], takes
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="    ") + "\n"
 
 
 def _indented(text: str) -> str:

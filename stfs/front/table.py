@@ -116,7 +116,7 @@ def _replicates(engine: str, model: Model, config: ModelConfig) -> bool:
         in_process=model.worker is None,
         device=config.device,
         file_bytes=_bytes_at(model.path) if engine == "auto" else 0,
-        run_s=[cost.of(1) for cost in model.costs.values()],
+        run_s=[one.cost.of(1) for one in model.calibrations.values() if one.cost is not None],
     )
 
 

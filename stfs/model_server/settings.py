@@ -135,6 +135,7 @@ def _common(given: Given, warnings: list[str]) -> ModelConfig:
         name=given.text("model_name"),
         base_path=Path("/"),
         batch=_batch(given, warnings),
+        calibration_cache="auto",
         threads=threads,
         session_config=session,
         saved_model_tags=tuple(tag for tag in tags.split(",") if tag),

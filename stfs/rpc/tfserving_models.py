@@ -19,8 +19,8 @@ from stfs.protocols.tfserving_pb import FailedPrecondition, ModelSpec, NotBecome
 from stfs.rpc.unary import Call, Dialect, unary
 
 SHARED = (
-    "batch", "calibrate", "threads", "device", "custom_op_paths", "session_config", "isolation", "jvm_heap_bytes",
-    "saved_model_tags", "warmup_iterations",
+    "batch", "calibrate", "calibration_cache", "threads", "device", "custom_op_paths", "session_config", "isolation",
+    "jvm_heap_bytes", "saved_model_tags", "warmup_iterations",
 )  # fmt: skip
 """What a new model is served with as the others are, where they agree: it was said of all of them."""
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 
-from stfs.errors import LoadFailed, RequestError
+from stfs.errors import LoadFailed, RequestError, SignatureNotFound
 from stfs.model import Model
+from stfs.platforms.base import Servable
+from stfs.signature import Signature, Tensors
 from stfs.warmup.requests import decode
 from stfs.warmup.tfrecord import records
 
@@ -20,6 +24,8 @@ log = logging.getLogger(__name__)
 
 REQUESTS_FILE = Path("assets.extra", "tf_serving_warmup_requests")
 MAX_RECORDS = 1000
+RECORDS_TIMED = 32
+"""Records that timing looks at: it wants an example, and a file may be long."""
 
 
 async def replay(model: Model, iterations: int) -> int:
@@ -53,3 +59,29 @@ async def replay(model: Model, iterations: int) -> int:
         time.monotonic() - started_s,
     )
     return count
+
+
+def recorded_requests(path: Path, servable: Servable, signatures: Mapping[str, Signature]) -> dict[str, list[Tensors]]:
+    """The first recorded requests of the version at ``path`` by signature, bound to it. Blocking.
+
+    What cannot be read is left out: :func:`replay` says what is wrong with it.
+    """
+    found: dict[str, list[Tensors]] = {}
+    file = path / REQUESTS_FILE
+    if not file.is_file():
+        return found
+
+    def named(name: str | None) -> Signature:
+        signature = signatures.get(name or servable.default_signature)
+        if signature is None:
+            raise SignatureNotFound(f'there is no signature "{name}"')
+        return signature
+
+    try:
+        for record in islice(records(file), RECORDS_TIMED):
+            for recorded in decode(record):
+                signature = recorded.signature(named)
+                found.setdefault(signature.name, []).append(signature.bind(recorded.inputs))
+    except (RequestError, LoadFailed) as error:
+        log.debug("%s is not timed on all that was recorded: %s", path, error)
+    return found

@@ -57,6 +57,10 @@ def detail(context: Context, status: ModelStatus) -> dict[str, Any]:
             found["platform"] = model.platform
             found["runtime"] = model.runtime
             found["default_signature"] = model.default_signature
+            found["calibration"] = {
+                key: {**one.as_json(), "in_flight": one.in_flight, "words": one.words, "origin": one.origin}
+                for key, one in sorted(model.calibrations.items())
+            }
             found["signatures"] = {key: describe(signature) for key, signature in sorted(model.signatures.items())}
             found["model_signature"] = {
                 k: found["signatures"][model.default_signature][k] for k in ("inputs", "outputs")

@@ -79,6 +79,7 @@ def policy_words(policy: VersionPolicy) -> str:
 
 
 _templates.filters["duration"] = duration
+_templates.filters["capitalize_first"] = lambda text: text[:1].upper() + text[1:]
 _templates.globals["tone"] = tone
 
 

@@ -54,6 +54,9 @@ def test_a_model_that_is_well(tmp_path):
     assert all(one["ms"] > 0 and one["worst_ms"] >= one["ms"] for one in signature["times"])
     assert signature["suggested_max_batch_size"] in (1, 2, 4, 8)
     assert signature["cost"]["alpha_ms"] >= 0
+    start = signature["calibration"]
+    assert [one["rows"] for one in start["times"]] == [1, 2, 4, 8]
+    assert (start["ran_on"], start["cached"], start["why_skipped"]) == ("generated values", False, "")
     assert report["problems"] == []
     assert checked(str(tmp_path), "--version=1")["model"]["version"] == 1
 
@@ -69,10 +72,43 @@ def test_the_request_that_it_shows_is_answered(tmp_path):
     assert {f"{name}_out": value for name, value in shown["body"]["data"].items()} == answer
 
 
+def test_what_a_start_measured_is_kept_for_check_and_the_other_way_round(tmp_path):
+    write_linear(tmp_path / "model" / "1")
+    cache = f"--calibration_cache={tmp_path / 'cache'}"
+    with running(str(tmp_path / "model"), "--max_batch_size=8", cache) as server:
+        (served,) = server.get("/v1/models").json[0]["calibration"].values()
+        page = server.get("/dashboard/models/default").body.decode()
+    assert not served["cached"]
+    assert served["words"].capitalize()[:12] in page
+    assert "Timed on generated values, at this start" in page
+    report = checked(str(tmp_path / "model"), "--max_batch_size=8", cache)
+    found = report["signatures"]["serving_default"]["calibration"]
+    assert found["cached"]
+    assert found["times"] == served["times"]
+    with running(str(tmp_path / "model"), "--max_batch_size=8", cache) as server:
+        assert server.get("/v1/models").json[0]["calibration"]["serving_default"]["cached"]
+        assert "measured at an earlier start" in server.log()
+
+
+def test_text_without_recorded_requests_is_said_not_to_be_timed(tmp_path):
+    write_many(tmp_path)
+    start = checked(str(tmp_path))["signatures"]["serving_default"]["calibration"]
+    assert (start["times"], start["alpha_ms"]) == ([], None)
+    assert "no request was recorded" in start["words"]
+
+
 def test_for_people_it_is_the_same_in_words(tmp_path):
     done = run_cli("check", str(python_model(tmp_path)), "--isolation=thread", "--budget-s=0.2")
     assert done.returncode == 0, done.stderr
-    for told in ("platform  python", "signature serving_default", "[?, 3]", "rows/s", "curl -d", "nothing is wrong"):
+    for told in (
+        "platform  python",
+        "signature serving_default",
+        "[?, 3]",
+        "rows/s",
+        "a start goes by",
+        "curl -d",
+        "nothing is wrong",
+    ):
         assert told in done.stdout, told
     assert "noise" not in done.stdout
     assert "noise" in done.stderr

@@ -42,9 +42,7 @@ class Both:
 
 
 def model(pair, version):
-    made = Model("model", version, pair.model._servable, {"serving_default": FLOATS}, {}, pair.model.path)
-    made.costs = {}
-    return made
+    return Model("model", version, pair.model._servable, {"serving_default": FLOATS}, {}, pair.model.path)
 
 
 async def until(condition):
