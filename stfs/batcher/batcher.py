@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stfs.batcher.adaptive import Adaptive, Cost
+from stfs.batcher.admission import Full, Newcomer, level_of, make_room, queue_of, rank_of, size_of
 from stfs.batcher.batch import batch_key
 from stfs.batcher.deadlines import Deadlines
 from stfs.batcher.large import LargeEntry
+from stfs.batcher.levels import LevelQueue
 from stfs.batcher.places import Instance, Place, Places
 from stfs.batcher.policy import ROUNDING_S, BatchPolicy, Drain, Load, Slots, admits, are_stragglers, decide, gathers
 from stfs.batcher.queue import Entry, Journey, Queue, Reply, Together
@@ -62,7 +64,10 @@ class Batcher:
     ``loop`` is the running loop of the first request unless given. ``clock`` gives seconds on any thread; deadlines
     are moments of it. ``observer`` is called on the event-loop thread, once for every run of the model, and must not
     block. ``start`` runs a job off the loop, in the place of the threads. A test may give its own; it is not stopped.
-    ``cost`` is what runs take, as measured when the model was loaded, if it was.
+    ``cost`` is what runs take, as measured when the model was loaded, if it was. ``row_bytes`` is what a row's inputs
+    hold, if that is the same for all; if not, each request's bytes are counted where they are bounded. ``on_refused``
+    is told of each request that was refused for want of room or time, and why: ``full``, ``bytes``, ``late`` or
+    ``displaced``; as ``observer``.
     """
 
     def __init__(
@@ -80,14 +85,27 @@ class Batcher:
         instances: Sequence[Instance] = (),
         in_flight: int = 1,
         run_timeout_s: float = 0.0,
+        row_bytes: int | None = None,
+        on_refused: Callable[[str], None] | None = None,
     ) -> None:
         ways = tuple(instances) or (Instance(run),) * max(1, in_flight)
         self._slots = Slots(len(ways), len(ways) if instances else 1)
         self._most, self._eager = self._slots
-        learns = merge and policy.adaptive and not policy.batch_timeout_s
+        learns = merge and policy.adaptive and not policy.batch_timeout_s and not policy.preferred_batch_sizes
         self.adaptive = Adaptive(policy.max_batch_size, cost, *self._slots) if learns else None
         if not merge:
-            policy = replace(policy, max_batch_size=1, batch_timeout_s=0.0, allowed_batch_sizes=())
+            policy = replace(
+                policy, max_batch_size=1, batch_timeout_s=0.0, allowed_batch_sizes=(), preferred_batch_sizes=()
+            )
+            row_bytes = None
+        self._row_bytes = 0  # of a row, where rows are bounded by them
+        if row_bytes and policy.max_enqueued_bytes:
+            rows = max(policy.max_enqueued_bytes // row_bytes, 1)
+            if rows < policy.max_enqueued_rows:
+                policy = replace(policy, max_enqueued_rows=rows)
+                self._row_bytes = row_bytes
+        counts_bytes = policy.max_enqueued_bytes and not row_bytes
+        self._levels = LevelQueue() if policy.has_levels or policy.bounds_levels or counts_bytes else None
         self.name = name
         self.policy = policy
         self._merge = merge
@@ -96,12 +114,14 @@ class Batcher:
         self._work_clock = time.thread_time if clock is time.monotonic else _no_work
         self._finished_work_s = 0.0
         self._observer = observer
+        self._on_refused = on_refused
         self.places = Places(ways, lambda run: Runner(run, policy, name, merge, clock), name)
         self._run_timeout_s = run_timeout_s
         self._start = start
         self._given_loop = loop
-        self.queue = Queue()
+        self.queue: Queue = Queue() if self._levels is None else self._levels
         self._deadlines = Deadlines()
+        self._patience = Deadlines() if policy.bounds_levels else None  # until when a request may wait to leave
         self._drain = Drain()
         self.in_flight_batches = 0
         self._in_flight_rows = 0
@@ -149,24 +169,27 @@ class Batcher:
         reply: Reply,
         deadline_s: float | None = None,
         journey: Journey | None = None,
+        priority: int = 0,
     ) -> Entry:
         """Queue one request; ``reply`` is called once, on the event-loop thread and never from inside this call.
 
         ``inputs``: arrays ``[rows, ...]``, not to be changed until the reply (of any shape if not ``merge``).
         ``rows``: more than ``max_batch_size`` are run in pieces and joined again; a request of 0 rows runs by itself,
         and what the model makes of it is its answer. ``deadline_s``: a moment of the batcher's clock. ``journey`` is
-        filled in before the reply.
+        filled in before the reply. ``priority``: the level that it asks for, see :func:`admission.level_of`.
 
         ``reply(outputs, None)``: arrays ``[rows, ...]``. They are views of the rows of this request alone in arrays
         that several requests share: they are the receiver's, who copies what is kept for long, since a view keeps
         the whole batch alive. A model that passes its input on may answer with ``inputs`` themselves.
         ``reply(None, error)``: :class:`InvalidRequest` if the model blames the request, :class:`ModelFailed` if it
         failed at this request alone, :class:`DeadlineExceeded` as soon as the deadline passes, running or not; any
-        other :class:`RequestError` that ``run`` raised, as it is.
+        other :class:`RequestError` that ``run`` raised, as it is; :class:`Overloaded` if it cannot be in time, has
+        waited for too long, or has made room for a request of a higher level.
 
         Raises, and queues nothing: :class:`Unavailable` once closing and while too many runs hang,
         :class:`DeadlineExceeded` if the deadline has passed, :class:`Overloaded` if the queue is full,
-        :class:`InvalidInput` if an input does not have ``rows`` rows.
+        :class:`InvalidInput` if an input does not have ``rows`` rows, :class:`InvalidRequest` for a level that is not
+        there.
         """
         if self.closing:
             raise self._turned_away()
@@ -179,8 +202,8 @@ class Batcher:
             key = batch_key(inputs, rows)
             if not rows:
                 key = object()  # its own lane: no rows are no company
-        queue, policy = self.queue, self.policy
-        if not admits(policy.max_enqueued_rows, queue.rows, rows):
+        queue, policy, levels = self.queue, self.policy, self._levels
+        if levels is None and not admits(policy.max_enqueued_rows, queue.rows, rows):
             raise self._overloaded(rows, now_s)
         if journey is not None:
             self._anybody_asks = True
@@ -189,10 +212,15 @@ class Batcher:
             wanted_s = deadline_s
         if rows <= policy.max_batch_size:
             entry = Entry(inputs, rows, key, reply, now_s, wanted_s, journey)
+            if levels is not None:
+                self._enter(levels, (entry,), priority, now_s)
             queue.append(entry)
         else:
             entry = LargeEntry(inputs, rows, key, reply, now_s, wanted_s, journey)
-            for piece in entry.cut(policy.max_batch_size):
+            pieces = entry.cut(policy.max_batch_size)
+            if levels is not None:
+                self._enter(levels, pieces, priority, now_s)
+            for piece in pieces:
                 queue.append(piece)
         if deadline_s is not None and self._deadlines.add(entry, deadline_s):
             self._watch_deadlines()
@@ -217,9 +245,10 @@ class Batcher:
     def lane(self, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> Lane | None:
         """Where plain requests of one input can be written in place; see ``_lane``. The same one each time.
 
-        ``None`` if rows do not stack, if answers are wanted by some time, or if it is not compiled in.
+        ``None`` if rows do not stack, if answers are wanted by some time, if each request is looked at before it queues
+        (levels, bounds of their own, bytes), or if it is not compiled in.
         """
-        if _Lane is None or not self._merge or self.policy.latency_slo_s < math.inf:
+        if _Lane is None or not self._merge or self._levels is not None or self.policy.latency_slo_s < math.inf:
             return None
         key = (name, dtype, row_shape)
         if key not in self._lanes:
@@ -230,7 +259,12 @@ class Batcher:
         return self._lanes[key]
 
     async def infer(
-        self, inputs: Tensors, rows: int, deadline_s: float | None = None, journey: Journey | None = None
+        self,
+        inputs: Tensors,
+        rows: int,
+        deadline_s: float | None = None,
+        journey: Journey | None = None,
+        priority: int = 0,
     ) -> Tensors:
         """:meth:`submit`, and wait: returns the answer or raises the error. Cancelling the task cancels the request."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
@@ -239,7 +273,7 @@ class Batcher:
             if not future.done():
                 future.set_result((outputs, error))
 
-        entry = self.submit(inputs, rows, reply, deadline_s, journey)
+        entry = self.submit(inputs, rows, reply, deadline_s, journey, priority)
         try:
             outputs, error = await future
         finally:
@@ -250,12 +284,66 @@ class Batcher:
         return outputs
 
     def _overloaded(self, rows: int, now_s: float) -> Overloaded:
-        queued = self.queue.rows
+        queued, size_bytes = self.queue.rows, self._row_bytes
+        if size_bytes:
+            limit = f"{self.policy.max_enqueued_bytes} allowed (max_enqueued_bytes)"
+            problem = f"has {queued * size_bytes} bytes queued of {limit}, no room for {rows * size_bytes} more"
+            return self._refusal("bytes", problem, now_s)
+        held = f"{queued} rows queued of {self.policy.max_enqueued_rows} allowed"
+        return self._refusal("full", f"has {held}, no room for {rows} more", now_s)
+
+    def _refusal(self, reason: str, problem: str, now_s: float) -> Overloaded:
+        """What to tell a request that is refused, which is counted."""
+        if self._on_refused is not None:
+            try:
+                self._on_refused(reason)
+            except Exception:
+                log.exception("%s: the observer of refusals raised", self.name)
         running_s = now_s - self._busy_since_s if self.in_flight_batches else 0.0
-        return Overloaded(
-            f"{self.name} has {queued} rows queued of {self.policy.max_enqueued_rows} allowed, no room for {rows} more",
-            self._drain.retry_after_s(queued, running_s),
-        )
+        return Overloaded(f"{self.name} {problem}", self._drain.retry_after_s(self.queue.rows, running_s))
+
+    # Levels, and bounds of their own
+
+    def _enter(self, levels: LevelQueue, pieces: Sequence[Entry], priority: int, now_s: float) -> None:
+        """Find the pieces of a request their place, and make room for them; they are queued by the caller."""
+        policy = self.policy
+        level = level_of(policy, priority)
+        for piece in pieces:
+            piece.rank = rank_of(level)
+            piece.size_bytes = size_of(piece.inputs)
+        rows, size_bytes = sum([piece.rows or 1 for piece in pieces]), sum([piece.size_bytes for piece in pieces])
+        room = make_room(policy, levels, Newcomer(level, rows, len(pieces), size_bytes))
+        if isinstance(room, Full):
+            raise self._refusal(room.reason, room.problem, now_s)
+        for entry in room:
+            levels.discard(entry)
+            # Not at once: its client may have more to ask, and this is in the middle of another's request.
+            self._loop.call_soon(self._turn_away, entry, "displaced", "has no room left beside requests that go first")
+        limits = queue_of(policy, level)
+        if self._patience is not None and limits.timeout_s < math.inf:
+            # If the first piece leaves in time, the whole has.
+            for piece in pieces if limits.action == "delay" else pieces[:1]:
+                if self._patience.add(piece, now_s + limits.timeout_s):
+                    self._watch_deadlines()
+
+    def _lose_patience(self, levels: LevelQueue, patience: Deadlines, now_s: float) -> None:
+        """What has waited too long is refused, or waits behind the others of its level from now on."""
+        while (entry := patience.pop(now_s)) is not None:
+            if entry.queue is None:
+                continue  # its batch has left
+            limits = queue_of(self.policy, entry.rank // 2)
+            if limits.action == "delay":
+                levels.move(entry, entry.rank + 1)
+            else:
+                problem = f"had no run for this request within {limits.timeout_s * 1e3:g} ms (queue_timeout_ms)"
+                try:
+                    self._turn_away(entry, "late", problem)
+                except BaseException as end:
+                    self._raise_later(end)
+
+    def _turn_away(self, entry: Entry, reason: str, problem: str) -> None:
+        if not entry.answered:  # a piece of a request that was turned away by another of its pieces
+            entry.answer(None, self._refusal(reason, problem, self.clock()))
 
     def _turned_away(self) -> Unavailable:
         if self._closed is not None:
@@ -298,6 +386,8 @@ class Batcher:
         while True:
             oldest = self.queue.oldest()
             waited_s = now_s - oldest.arrived_s if oldest is not None else 0.0
+            if waited_s < 0:
+                waited_s = math.inf  # the clock has gone back: nobody is kept waiting until it has caught up
             load = Load(self.queue.rows, waited_s, self.in_flight_batches, self._closed is not None)
             step = decide(self.policy, load, self._slots)
             if not (step.take_rows and self._launch(step.take_rows, step.reason, waited_s, now_s)):
@@ -320,8 +410,11 @@ class Batcher:
                 self._forget_what_was_learnt()
                 self._step()
                 return
+            waited_s = now_s - oldest.arrived_s
+            if waited_s < 0 and 0 < wants.wait_s < math.inf:  # by a clock that has gone back, nobody waits for company
+                wants = wants._replace(take_rows=wants.take_rows or self.policy.max_batch_size)
             if wants.take_rows:
-                is_on_its_way = self._launch(wants.take_rows, wants.reason, now_s - oldest.arrived_s, now_s)
+                is_on_its_way = self._launch(wants.take_rows, wants.reason or "idle", waited_s, now_s)
                 if is_on_its_way and self.in_flight_batches < self._most:
                     continue
             elif wants.refuse:
@@ -343,12 +436,9 @@ class Batcher:
         """Answer a request that cannot be in time while there is still time to ask elsewhere, or to come back."""
         left_s = max(entry.deadline_s - now_s, 0.0)
         queued = self.queue.rows
-        late = Overloaded(
-            f"{self.name} cannot answer within the {left_s:.3f} s that are left, with {queued} rows queued",
-            self._drain.retry_after_s(queued, 0.0),
-        )
+        problem = f"cannot answer within the {left_s:.3f} s that are left, with {queued} rows queued"
         try:
-            entry.answer(None, late)
+            entry.answer(None, self._refusal("late", problem, now_s))
         except BaseException as end:
             self._raise_later(end)
 
@@ -365,6 +455,7 @@ class Batcher:
             self._wait_timer.cancel()
             self._wait_timer = None
         entries, full = self.queue.take(take_rows)
+        waited_s = waited_s if 0 <= waited_s < math.inf else 0.0  # by a clock that has gone back
         batch = Batch(entries, waited_s, "full" if full else reason, now_s)
         if not self.in_flight_batches:
             self._busy_since_s = now_s
@@ -501,6 +592,8 @@ class Batcher:
             self._deadline_timer.cancel()
             self._deadline_timer = None
         next_s = self._deadlines.next_s()
+        if self._patience is not None and (ends_s := self._patience.next_s()) is not None:
+            next_s = ends_s if next_s is None else min(next_s, ends_s)
         if next_s is not None:
             self._deadline_timer = self._loop.call_later(max(next_s - self.clock(), TICK_S), self._on_deadline)
 
@@ -516,6 +609,8 @@ class Batcher:
                 entry.answer(None, late)
             except BaseException as end:
                 self._raise_later(end)
+        if self._patience is not None and self._levels is not None:
+            self._lose_patience(self._levels, self._patience, now_s)
 
     # End
 

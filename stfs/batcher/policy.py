@@ -8,11 +8,12 @@ Must not live here: queues, threads, timers, numpy.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+from stfs.batcher.queue_policy import UNBOUNDED, QueuePolicy
 from stfs.errors import ConfigError
 
 SHORTEST_RETRY_S = 0.01
@@ -21,6 +22,8 @@ FIRST_RETRY_S = 1.0
 """What an overloaded client is told while no batch has finished yet, so that there is no rate to go by."""
 MOST_LOOKS = 4
 """Turns of the loop for which a batch may gather while the model is idle."""
+MOST_LEVELS = 1024
+"""Levels of priority: each that is in use costs a look at every batch."""
 ROUNDING_S = 1e-6
 """A timer that fires early by less than this is on time; sums of floats are that inexact."""
 
@@ -40,6 +43,11 @@ class BatchPolicy:
     (:mod:`stfs.batcher.adaptive`), where ``batch_timeout_s`` does not say it. ``latency_slo_s``: by when an answer is
     wanted; a request that cannot have its own in time is refused just before its batch would leave. Infinite: no such
     wish.
+    ``preferred_batch_sizes``: ascending; a batch leaves as soon as one of them is there, with the largest that is,
+    and nothing is learnt. ``max_enqueued_bytes``: bytes of inputs that may wait, as with rows; 0: any number.
+    ``priority_levels``: requests may ask for a level from 1, which always leaves first, to this; 0 or 1: none.
+    ``default_priority_level`` is for those that ask for none; 0: the last. ``queue`` is for every level, but for those
+    that have their own in ``level_queues``.
     """
 
     max_batch_size: int = 128
@@ -48,6 +56,12 @@ class BatchPolicy:
     allowed_batch_sizes: tuple[int, ...] = ()
     adaptive: bool = True
     latency_slo_s: float = math.inf
+    preferred_batch_sizes: tuple[int, ...] = ()
+    max_enqueued_bytes: int = 0
+    priority_levels: int = 0
+    default_priority_level: int = 0
+    queue: QueuePolicy = UNBOUNDED
+    level_queues: tuple[tuple[int, QueuePolicy], ...] = ()
 
     def __post_init__(self) -> None:
         _check_rows("max_batch_size", self.max_batch_size)
@@ -63,11 +77,51 @@ class BatchPolicy:
             raise ConfigError(f"allowed_batch_sizes must ascend, not {sizes!r}")
         if sizes and sizes[-1] != self.max_batch_size:
             raise ConfigError(f"allowed_batch_sizes must end in max_batch_size ({self.max_batch_size}), not {sizes!r}")
+        self._check_preferred()
+        self._check_levels()
+
+    def _check_preferred(self) -> None:
+        sizes = self.preferred_batch_sizes
+        for size in sizes:
+            _check_rows("preferred_batch_sizes", size)
+        if any(low >= high for low, high in pairwise(sizes)):
+            raise ConfigError(f"preferred_batch_sizes must ascend, not {sizes!r}")
+        if sizes and sizes[-1] > self.max_batch_size:
+            most = self.max_batch_size
+            raise ConfigError(f"preferred_batch_sizes must not be over max_batch_size ({most}), as {sizes[-1]} is")
+
+    def _check_levels(self) -> None:
+        _check_count("max_enqueued_bytes", self.max_enqueued_bytes)
+        levels = _check_count("priority_levels", self.priority_levels)
+        if levels > MOST_LEVELS:
+            raise ConfigError(f"priority_levels must be {MOST_LEVELS} at most, not {levels}")
+        default = _check_count("default_priority_level", self.default_priority_level)
+        if default > levels:
+            raise ConfigError(f"default_priority_level {default} is over priority_levels ({levels})")
+        for level, _ in self.level_queues:
+            if not 1 <= level <= levels:
+                raise ConfigError(f"level {level!r} has a queue of its own, but priority_levels is {levels}")
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether some requests may go before others."""
+        return self.priority_levels > 1
+
+    @property
+    def bounds_levels(self) -> bool:
+        """Whether a level's requests have bounds of their own."""
+        return self.queue.bounds or any(queue.bounds for _, queue in self.level_queues)
 
 
 def _check_rows(field: str, value: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{field} must be a whole number of rows, 1 or more, not {value!r}")
+
+
+def _check_count(field: str, value: int) -> int:
+    if type(value) is not int or value < 0:
+        raise ConfigError(f"{field} must be a whole number, 0 or more, not {value!r}")
+    return value
 
 
 class Load(NamedTuple):
@@ -121,6 +175,9 @@ def decide(policy: BatchPolicy, load: Load, slots: Slots = ONE_SLOT) -> Step:
         return WAIT
     if load.closing:
         return Step(policy.max_batch_size, 0.0, "drain")
+    sizes = policy.preferred_batch_sizes
+    if sizes and load.queued_rows >= sizes[0]:
+        return Step(sizes[bisect_right(sizes, load.queued_rows) - 1], 0.0, "idle")
     if policy.batch_timeout_s and load.queued_rows < policy.max_batch_size:
         left_s = policy.batch_timeout_s - load.oldest_wait_s
         return Step(0, left_s, "") if left_s > ROUNDING_S else Step(policy.max_batch_size, 0.0, "timeout")

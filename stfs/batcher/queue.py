@@ -64,10 +64,15 @@ class Entry:
     batcher's clock.
     """
 
-    __slots__ = ("arrived_s", "deadline_s", "inputs", "journey", "key", "queue", "reply", "rows")
+    __slots__ = ("arrived_s", "deadline_s", "inputs", "journey", "key", "queue", "rank", "reply", "rows", "size_bytes")
 
     requests = 1
     """How many requests it is made of; only a lane's group is of more."""
+
+    rank: int
+    """Its place among the ranks of a :class:`stfs.batcher.levels.LevelQueue`, the only one to set and read it."""
+    size_bytes: int
+    """What its inputs hold, set where bytes are counted."""
 
     def __init__(
         self,
@@ -173,7 +178,7 @@ class Queue:
         """The entry that has waited longest; it stays where it is."""
         order = self._order
         while order:
-            if order[0].queue is not None:
+            if order[0].queue is self:
                 return order[0]
             order.popleft()
         return None
@@ -188,12 +193,22 @@ class Queue:
         oldest = self.oldest()
         if oldest is None:
             return [], False
-        lane = self._lanes[oldest.key]
         taken: list[Entry] = []
-        rows = 0
+        rows, more = self.take_of(oldest.key, limit_rows, taken, 0)
+        return taken, more or rows >= limit_rows
+
+    def take_of(self, key: Hashable, limit_rows: int, taken: list[Entry], rows: int) -> tuple[int, bool]:
+        """Move entries of that key to ``taken``, which has ``rows`` rows, as :meth:`take` does.
+
+        The rows that it has then, and whether one was left behind for want of room.
+        """
+        lane = self._lanes.get(key)
+        if lane is None:
+            return rows, False
+        had_rows = rows
         while lane:
             entry = lane[0]
-            if entry.queue is not None:
+            if entry.queue is self:
                 more = rows + (entry.rows or 1)
                 if more > limit_rows:
                     part = entry.part(limit_rows - rows, least_one=not taken)
@@ -206,11 +221,11 @@ class Queue:
                 entry.queue = None
                 taken.append(entry)
             lane.popleft()
-        full = bool(lane) or rows >= limit_rows
-        if not lane:
-            del self._lanes[oldest.key]
-        self.rows -= rows
-        return taken, full
+        self.rows -= rows - had_rows
+        if lane:
+            return rows, True
+        del self._lanes[key]
+        return rows, False
 
     def discard(self, entry: Entry) -> None:
         """Take out an entry that this queue holds; it will not be run."""
@@ -218,7 +233,7 @@ class Queue:
         self.rows -= entry.rows or 1
 
     def _sweep(self) -> None:
-        self._order = deque(entry for entry in self._order if entry.queue is not None)
+        self._order = deque(entry for entry in self._order if entry.queue is self)
         self._lanes = {}
         for entry in self._order:
             self._lanes.setdefault(entry.key, deque()).append(entry)

@@ -110,6 +110,7 @@ class Driver:
         run: Callable[[Tensors], Tensors],
         policy: BatchPolicy | None = None,
         merge: bool = True,
+        row_bytes: int | None = None,
         ups: Sequence[Callable[[], bool]] = (),
         **more: Any,
     ) -> None:
@@ -117,6 +118,7 @@ class Driver:
         self.jobs: deque[Callable[[], None]] = deque()
         self.batches: list[Tensors] = []
         self.records: list[BatchRecord] = []
+        self.refused: list[str] = []
         self.run = run
         self._closings: list[Coroutine[Any, Any, None]] = []
         self.batcher = Batcher(
@@ -129,6 +131,8 @@ class Driver:
             observer=self.records.append,
             start=self.jobs.append,
             instances=[Instance(self._run, is_up, concurrent=bool(i % 2)) for i, is_up in enumerate(ups)],
+            row_bytes=row_bytes,
+            on_refused=self.refused.append,
             **more,
         )
 
@@ -136,12 +140,13 @@ class Driver:
         self.batches.append(inputs)
         return self.run(inputs)
 
-    def ask(self, rows: Any, deadline_s: float | None = None) -> Asked:
+    def ask(self, rows: Any, deadline_s: float | None = None, priority: int = 0) -> Asked:
         """Submit rows (anything that makes an array) as input ``x``; ``deadline_s`` counts from now."""
         array = rows if isinstance(rows, np.ndarray) else np.array(rows, np.float64)
         asked = Asked({"x": array})
         due_s = None if deadline_s is None else self.loop.now_s + deadline_s
-        asked.entry = self.batcher.submit(asked.inputs, len(array) if array.ndim else 1, asked, due_s)
+        count = len(array) if array.ndim else 1
+        asked.entry = self.batcher.submit(asked.inputs, count, asked, due_s, priority=priority)
         return asked
 
     def launch(self) -> None:

@@ -1,0 +1,114 @@
+"""Who may queue where requests have levels of priority, bounds of their own, or bytes that count. Pure functions.
+
+A newcomer that finds the queue full takes the place of requests of lower levels: of the lowest the youngest first. It
+does so only if that makes room for it. Must not live here: what the displaced are told, clocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from stfs.batcher.levels import LevelQueue
+from stfs.batcher.policy import BatchPolicy, admits
+from stfs.batcher.queue import Entry
+from stfs.batcher.queue_policy import QueuePolicy
+from stfs.errors import InvalidRequest
+from stfs.signature import Tensors
+
+
+class Newcomer(NamedTuple):
+    """What asks to queue: at which level, and how much there is of it. ``entries`` are its pieces, 1 as a rule."""
+
+    level: int
+    rows: int
+    entries: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """Why there is no room: ``full``, or ``bytes`` if rows alone would have found some. ``problem`` is for people."""
+
+    reason: str
+    problem: str
+
+
+def level_of(policy: BatchPolicy, priority: int) -> int:
+    """The level that ``priority`` asks for, as Triton has it: 1 is the highest, 0 stands for the default.
+
+    0 where the model has no levels, whatever is asked for. Raises :class:`InvalidRequest` for one that it has not.
+    """
+    if not policy.has_levels:
+        return 0
+    levels = policy.priority_levels
+    default = policy.default_priority_level or levels
+    if not 0 <= priority <= levels:
+        raise InvalidRequest(
+            f"priority must be 1 (the highest) to {levels}, or 0 for the default, which is {default}, not {priority}"
+        )
+    return priority or default
+
+
+def rank_of(level: int, *, delayed: bool = False) -> int:
+    """Where a level's requests stand in a :class:`LevelQueue`."""
+    return 2 * level + delayed
+
+
+def queue_of(policy: BatchPolicy, level: int) -> QueuePolicy:
+    """The bounds of that level."""
+    level = level or 1  # one level is as good as none
+    return next((queue for its_level, queue in policy.level_queues if its_level == level), policy.queue)
+
+
+def size_of(inputs: Tensors) -> int:
+    """Bytes that these arrays hold; of strings, which are objects, their texts as well."""
+    size_bytes = 0
+    for array in inputs.values():
+        size_bytes += array.nbytes
+        if array.dtype.hasobject:
+            size_bytes += sum(map(len, array.ravel().tolist()))
+    return size_bytes
+
+
+def make_room(policy: BatchPolicy, queue: LevelQueue, new: Newcomer) -> list[Entry] | Full:
+    """The entries that must leave for ``new`` to join, none as a rule; or why it may not. Changes nothing.
+
+    As with rows, what is larger than a bound by itself is taken where nothing waits.
+    """
+    own = rank_of(new.level)
+    fresh, delayed = queue.held(own), queue.held(own + 1)
+    entries, rows = fresh[0] + delayed[0], fresh[1] + delayed[1]
+    limits = queue_of(policy, new.level)
+    where = f" at priority {new.level}" if new.level else ""
+    if limits.max_requests and not admits(limits.max_requests, entries, new.entries):
+        return Full("full", f"has {entries} requests queued{where} of {limits.max_requests} allowed")
+    if limits.max_rows and not admits(limits.max_rows, rows, new.rows):
+        return Full("full", f"has {rows} rows queued{where} of {limits.max_rows} allowed, no room for {new.rows} more")
+    leaving: list[Entry] = []
+    rows, held_bytes = queue.rows, queue.bytes
+    lower = queue.last_first(own + 1)
+    if (full := _full(policy, rows, held_bytes, new)) is None:
+        return leaving
+    while _full(policy, rows, held_bytes, new) is not None:
+        if (entry := next(lower, None)) is None:
+            return full
+        leaving.append(entry)
+        rows -= entry.rows or 1
+        held_bytes -= entry.size_bytes
+    return leaving
+
+
+def _full(policy: BatchPolicy, rows: int, held_bytes: int, new: Newcomer) -> Full | None:
+    if not admits(policy.max_enqueued_rows, rows, new.rows):
+        return Full(
+            "full", f"has {rows} rows queued of {policy.max_enqueued_rows} allowed, no room for {new.rows} more"
+        )
+    most_bytes = policy.max_enqueued_bytes
+    if most_bytes and rows and held_bytes + new.size_bytes > most_bytes:
+        return Full(
+            "bytes",
+            f"has {held_bytes} bytes queued of {most_bytes} allowed (max_enqueued_bytes), "
+            f"no room for {new.size_bytes} more",
+        )
+    return None
