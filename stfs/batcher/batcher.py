@@ -318,7 +318,7 @@ class Batcher:
         for entry in room:
             levels.discard(entry)
             # Not at once: its client may have more to ask, and this is in the middle of another's request.
-            self._loop.call_soon(self._turn_away, entry, "displaced", "has no room left beside requests that go first")
+            self._loop.call_soon(self._send_off, entry, "displaced", "has no room left beside requests that go first")
         limits = queue_of(policy, level)
         if self._patience is not None and limits.timeout_s < math.inf:
             # If the first piece leaves in time, the whole has.
@@ -337,11 +337,11 @@ class Batcher:
             else:
                 problem = f"had no run for this request within {limits.timeout_s * 1e3:g} ms (queue_timeout_ms)"
                 try:
-                    self._turn_away(entry, "late", problem)
+                    self._send_off(entry, "late", problem)
                 except BaseException as end:
                     self._raise_later(end)
 
-    def _turn_away(self, entry: Entry, reason: str, problem: str) -> None:
+    def _send_off(self, entry: Entry, reason: str, problem: str) -> None:
         if not entry.answered:  # a piece of a request that was turned away by another of its pieces
             entry.answer(None, self._refusal(reason, problem, self.clock()))
 
