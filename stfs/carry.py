@@ -36,7 +36,8 @@ def server_timing(lease: Lease, journey: Journey) -> str:
     rows = f'batch;desc="rows={journey.rows} position={journey.position}"'
     spans = {"decode": lease.decode_s, "queue": journey.queue_s, "run": journey.run_s, "encode": lease.encode_s}
     told = [f"{name};dur={seconds * 1e3:.3f}" for name, seconds in spans.items()]
-    return ", ".join([*told[:2], rows, *told[2:]])
+    cache = [f'cache;desc="{journey.cache}"'] if journey.cache else []
+    return ", ".join([*told[:2], *cache, rows, *told[2:]])
 
 
 @contextmanager

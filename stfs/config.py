@@ -36,6 +36,7 @@ class ModelConfig:
 
     ``batchable`` is ``None`` where the signature is to tell; ``False`` runs every request by itself.
     ``calibration_cache`` is a folder, ``auto`` or ``off``, as ``stfs.calibration.cache`` reads it.
+    ``cache_bytes`` is what answers may take that are kept for equal requests, 0 for none.
     """
 
     name: str
@@ -47,6 +48,8 @@ class ModelConfig:
     batchable: bool | None = None
     calibrate: bool = True
     calibration_cache: str = "off"
+    cache_bytes: int = 0
+    single_flight: bool = False
     threads: int = 0
     device: str = "auto"
     custom_op_paths: tuple[Path, ...] = ()
@@ -260,6 +263,8 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
         batchable=None if options["batchable"] else False,
         calibrate=options["calibrate"],
         calibration_cache=options["calibration_cache"],
+        cache_bytes=options["cache_bytes"],
+        single_flight=options["single_flight"],
         threads=options["threads"],
         device=options["device"],
         custom_op_paths=options["custom_op_paths"],

@@ -97,6 +97,8 @@ class Snapshot:
     run_seconds: Mapping[ModelKey, HistogramSnapshot]
     decode_seconds: Mapping[ModelKey, HistogramSnapshot]
     encode_seconds: Mapping[ModelKey, HistogramSnapshot]
+    cache: Mapping[tuple[str, str, str], int] = field(default_factory=dict)  # model, version, what became of a request
+    evicted: Mapping[ModelKey, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,8 @@ class ModelStatistics:
     succeeded. Of runs of the model: ``run``, the ``queue`` wait of each run's oldest request, and ``by_rows``, the runs
     that succeeded by their number of rows without padding; ``rows`` is the sum of these. ``shared_queue`` and
     ``shared_run`` count the same waits and runs once for each request that had a part in them. ``last_s``: when the
-    last run ended, in seconds since 1970; 0 if none has.
+    last run ended, in seconds since 1970; 0 if none has. ``cache_hits`` were answered from the cache, ``cache_misses``
+    looked for there and run.
     """
 
     success: Sum = Sum()
@@ -128,6 +131,8 @@ class ModelStatistics:
     shared_run: Sum = Sum()
     by_rows: Mapping[int, Sum] = field(default_factory=dict)
     last_s: float = 0.0
+    cache_hits: int = 0
+    cache_misses: int = 0
 
     @property
     def answered_runs(self) -> int:
@@ -181,7 +186,9 @@ class PerModel:
     encode_seconds: Histogram = field(default_factory=lambda: Histogram(STEP_SECONDS))
     padded_rows: int = 0
     failed_batches: int = 0
+    evicted: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    cache: dict[str, int] = field(default_factory=dict)
     success: Adder = field(default_factory=Adder)
     fail: Adder = field(default_factory=Adder)
     shared_queue: Adder = field(default_factory=Adder)
@@ -199,8 +206,11 @@ class PerModel:
         self.encode_seconds.add(other.encode_seconds)
         self.padded_rows += other.padded_rows
         self.failed_batches += other.failed_batches
+        self.evicted += other.evicted
         for reason, count in other.reasons.items():
             self.reasons[reason] = self.reasons.get(reason, 0) + count
+        for what, count in other.cache.items():
+            self.cache[what] = self.cache.get(what, 0) + count
         self.success.add(other.success)
         self.fail.add(other.fail)
         self.shared_queue.add(other.shared_queue)
@@ -229,6 +239,8 @@ class PerModel:
             shared_run=self.shared_run.snapshot(),
             by_rows={rows: runs.snapshot() for rows, runs in self.by_rows.items()},
             last_s=self.last_s,
+            cache_hits=self.cache.get("hit", 0),
+            cache_misses=self.cache.get("miss", 0),
         )
 
 
@@ -327,6 +339,16 @@ class Metrics:
             entry.shared_queue.observe_all(requests, requests * queue_s)
             entry.shared_run.observe_all(requests, requests * run_s)
 
+    def record_cache(self, model: str, version: str, what: str, count: int) -> None:
+        """What became of ``count`` requests where answers are shared (``hit``, ``miss``, ``shared``); or ``evicted``
+        answers.
+        """
+        entry = self._model(model, version)
+        if what == "evicted":
+            entry.evicted += count
+        else:
+            entry.cache[what] = entry.cache.get(what, 0) + count
+
     def retire(self, model: str, version: str) -> None:
         """A version has gone: its counts go on in those of :data:`RETIRED`, so that versions do not pile up here."""
         gone = self._models.pop((model, version), None)
@@ -369,6 +391,8 @@ class Metrics:
             run_seconds={k: m.run_seconds.snapshot() for k, m in models.items()},
             decode_seconds={k: m.decode_seconds.snapshot() for k, m in models.items()},
             encode_seconds={k: m.encode_seconds.snapshot() for k, m in models.items()},
+            cache={(*k, what): n for k, m in models.items() for what, n in m.cache.items()},
+            evicted={k: m.evicted for k, m in models.items() if m.cache},
         )
 
     def _model(self, model: str, version: str) -> PerModel:

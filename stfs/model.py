@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from stfs import platforms
 from stfs.batcher.batcher import Batcher, BatchRecord
+from stfs.batcher.cache import ResponseCache
 from stfs.batcher.queue import Entry, Journey
+from stfs.batcher.sharing import SharingBatcher
 from stfs.calibration.load import MODEL_RAISES as MODEL_RAISES
 from stfs.calibration.load import Recorded, calibrate_model
 from stfs.calibration.result import Calibration
@@ -67,6 +69,8 @@ class Model:
         self._batchers = batchers
         self.calibrations: Mapping[str, Calibration] = {}
         """What runs were measured to take when it was loaded, or why they were not, by signature."""
+        self.cache: ResponseCache | None = None
+        """The answers that are kept, if any are: they go with this version."""
 
     def signature(self, name: str | None) -> Signature:
         """The signature of that name, the default for ``None`` or ``""``. Raises :class:`SignatureNotFound`."""
@@ -127,6 +131,15 @@ class Model:
         if len(sizes) < len(spec.shape) - 1:
             return None
         return self._batchers[signature.name].lane(spec.name, spec.dtype, sizes)
+
+    @property
+    def shares_answers(self) -> bool:
+        """Whether equal requests may have one answer, so that each has to come by itself."""
+        return any(isinstance(batcher, SharingBatcher) for batcher in self._batchers.values())
+
+    def cache_bytes(self) -> int | None:
+        """Memory that the answers that are kept take now; ``None`` if none are."""
+        return None if self.cache is None else self.cache.size_bytes
 
     def queued_rows(self) -> int:
         """Rows that wait for a run, over all signatures."""
@@ -203,8 +216,12 @@ class ModelLoader:
         except BaseException:
             await loop.run_in_executor(None, servable.close)
             raise
+        cache = ResponseCache(config.cache_bytes) if config.cache_bytes else None
+        make: Callable[..., Batcher] = Batcher
+        if cache is not None or config.single_flight:
+            make = partial(SharingBatcher, cache=cache, counted=partial(self._metrics.record_cache, name, str(version)))
         batchers = {
-            key: Batcher(
+            key: make(
                 partial(servable.run, key),
                 config.batch,
                 name=f'model "{name}" version {version}',
@@ -212,6 +229,7 @@ class ModelLoader:
                 loop=loop,
                 observer=self._observer(name, version),
                 cost=calibrations[key].cost,
+                **({} if make is Batcher else {"place": key}),
             )
             for key, signature in signatures.items()
         }
@@ -228,12 +246,16 @@ class ModelLoader:
         )
         model = Model(name, version, servable, signatures, batchers, path)
         model.calibrations = calibrations
+        model.cache = cache
         if self._replay is not None and config.warmup_iterations:
             try:
                 await self._replay(model, config.warmup_iterations)
             except BaseException:
                 await model.close()
                 raise
+        for batcher in batchers.values():
+            if isinstance(batcher, SharingBatcher):
+                batcher.is_open = True
         return model
 
     def _recorded(self, path: Path, servable: Servable, signatures: Mapping[str, Signature]) -> Recorded:

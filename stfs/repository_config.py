@@ -14,6 +14,9 @@ from stfs.config import ModelConfig
 from stfs.errors import ConfigError, InvalidRequest
 from stfs.lifecycle.policy import All, Latest, Specific, VersionPolicy
 
+DEFAULT_CACHE_BYTES = 64 << 20
+"""Memory for the answers of a model whose configuration asks for a cache and says no size."""
+
 _WITHOUT_MEANING = frozenset(
     {
         "name",
@@ -34,7 +37,6 @@ _WITHOUT_MEANING = frozenset(
         "model_operations",
         "model_transaction_policy",
         "model_repository_agents",
-        "response_cache",
         "model_metrics",
     }
 )
@@ -42,8 +44,8 @@ _WITHOUT_MEANING = frozenset(
 
 
 def overridden(model: ModelConfig, text: str) -> ModelConfig:
-    """``model`` with what the JSON object ``text`` says of ``max_batch_size``, ``dynamic_batching`` and
-    ``version_policy``. Raises :class:`InvalidRequest` for what cannot be meant or cannot be had here.
+    """``model`` with what the JSON object ``text`` says of ``max_batch_size``, ``dynamic_batching``, ``response_cache``
+    and ``version_policy``. Raises :class:`InvalidRequest` for what cannot be meant or cannot be had here.
     """
     try:
         told = json.loads(text)
@@ -56,12 +58,14 @@ def overridden(model: ModelConfig, text: str) -> ModelConfig:
             model = _with_size(model, _integer(value, key))
         elif key == "dynamic_batching":
             model = _with_delay(model, value)
+        elif key == "response_cache":
+            model = _with_cache(model, value)
         elif key == "version_policy":
             model = replace(model, version_policy=_policy(value))
         elif key not in _WITHOUT_MEANING:
             raise InvalidRequest(
                 f'the parameter "config": "{key[:60]}" cannot be set here; '
-                "max_batch_size, dynamic_batching and version_policy can"
+                "max_batch_size, dynamic_batching, response_cache and version_policy can"
             )
     return model
 
@@ -97,6 +101,14 @@ def _with_delay(model: ModelConfig, value: Any) -> ModelConfig:
     if key not in value:
         return model
     return replace(model, batch=replace(model.batch, batch_timeout_s=_integer(value[key], key) / 1e6))
+
+
+def _with_cache(model: ModelConfig, value: Any) -> ModelConfig:
+    """Triton says how large its cache is elsewhere, for all models."""
+    enable = value.get("enable", False) if isinstance(value, Mapping) else None
+    if not isinstance(enable, bool):
+        raise InvalidRequest('the parameter "config": "response_cache" must be {"enable": true} or {"enable": false}')
+    return replace(model, cache_bytes=(model.cache_bytes or DEFAULT_CACHE_BYTES) if enable else 0)
 
 
 def _policy(value: Any) -> VersionPolicy:

@@ -44,13 +44,15 @@ class Journey:
     ``queue_s``: seconds until its batch left; ``run_s``: seconds until the batch was back, retries and the crossing of
     threads included; ``rows`` of the batch, without padding, and the ``position`` of its first row in it. Of a request
     that ran in pieces it tells of the piece that came home last. ``together`` is its batch, ``None`` if it never ran;
-    ``owner`` is what the one who asks knows it by.
+    ``owner`` is what the one who asks knows it by. ``cache`` is ``hit``, ``miss`` or ``shared`` where answers are
+    (:mod:`stfs.batcher.sharing`), else empty.
     """
 
-    __slots__ = ("owner", "position", "queue_s", "rows", "run_s", "together")
+    __slots__ = ("cache", "owner", "position", "queue_s", "rows", "run_s", "together")
 
     def __init__(self, owner: object = None) -> None:
         self.owner = owner
+        self.cache = ""
         self.together: Together | None = None
         self.queue_s = self.run_s = 0.0
         self.rows = self.position = 0

@@ -9,7 +9,7 @@ from stfs.metrics import RETIRED, Adder, Histogram, PerModel, Recorded
 
 _HISTOGRAMS = ("request_seconds", "batch_rows", "queue_seconds", "run_seconds", "decode_seconds", "encode_seconds")
 _SUMS = ("success", "fail", "shared_queue", "shared_run")
-_PLAIN = ("padded_rows", "failed_batches", "last_s")
+_PLAIN = ("padded_rows", "failed_batches", "evicted", "last_s")
 
 
 def encode(recorded: Recorded) -> list[Any] | None:
@@ -48,6 +48,8 @@ def _encode(entry: PerModel) -> dict[str, Any]:
             told[name] = [adder.count, adder.seconds]
     if entry.reasons:
         told["reasons"] = entry.reasons
+    if entry.cache:
+        told["cache"] = entry.cache
     if entry.by_rows:
         told["by_rows"] = [[rows, runs.count, runs.seconds] for rows, runs in entry.by_rows.items()]
     return told
@@ -69,6 +71,7 @@ def _decode(told: dict[str, Any]) -> PerModel:
             adder: Adder = getattr(entry, name)
             adder.count, adder.seconds = told[name]
     entry.reasons = told.get("reasons", {})
+    entry.cache = told.get("cache", {})
     for rows, count, seconds in told.get("by_rows", ()):
         runs = entry.runs_of(rows)
         runs.count, runs.seconds = count, seconds

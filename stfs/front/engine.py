@@ -134,7 +134,7 @@ class Desk:
             return
         told: dict[str, Any] = {}
         if journey is not None:
-            told["journey"] = [journey.queue_s, journey.run_s, journey.rows, journey.position]
+            told["journey"] = [journey.queue_s, journey.run_s, journey.rows, journey.position, journey.cache]
         if [spec.name for spec in signature.outputs] != list(outputs):
             told["names"] = list(outputs)
         try:

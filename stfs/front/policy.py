@@ -17,11 +17,14 @@ REPLICATED_BYTES = 64 << 20
 """With ``auto``, the files of a model that is replicated are no larger: each front has them in memory."""
 
 
-def replicates(engine: str, *, in_process: bool, device: str, file_bytes: int, run_s: Iterable[float]) -> bool:
+def replicates(
+    engine: str, *, in_process: bool, device: str, file_bytes: int, run_s: Iterable[float], caches: bool = False
+) -> bool:
     """Whether fronts load a model for themselves. ``engine`` is the option.
 
     ``in_process`` is false for a model in a worker process, of which there is one only. ``run_s`` are the times of runs
-    of one row, one for each signature that was timed; without any, nothing is known of what the model costs.
+    of one row, one for each signature that was timed; without any, nothing is known of what the model costs. ``caches``
+    is true where equal requests share answers, which they do best in one place.
 
     >>> replicates("auto", in_process=True, device="auto", file_bytes=3 << 20, run_s=[5e-5])
     True
@@ -32,6 +35,8 @@ def replicates(engine: str, *, in_process: bool, device: str, file_bytes: int, r
         return False
     if engine == "replicated":
         return True
+    if caches:
+        return False
     times = list(run_s)
     is_cheap = bool(times) and max(times) <= REPLICATED_RUN_S
     return is_cheap and device != "cuda" and file_bytes <= REPLICATED_BYTES

@@ -153,7 +153,7 @@ class Engine:
                 names = told.get("names", names)
                 if asked.journey is not None and "journey" in told:
                     journey = asked.journey
-                    journey.queue_s, journey.run_s, journey.rows, journey.position = told["journey"]
+                    journey.queue_s, journey.run_s, journey.rows, journey.position, journey.cache = told["journey"]
             outputs = dict(zip(names, arrays, strict=True))
         if asked.segment is not None:
             # Of one that was late the model may still be looking at the inputs.
@@ -168,7 +168,7 @@ class RemoteBatcher:
     """One signature of one model of the engine, in the place of a :class:`stfs.batcher.batcher.Batcher`.
 
     What is written into its lanes in one turn of the loop is sent as one request of many rows, up to ``max_batch_size``
-    of ``policy``. If that fails, each is sent by itself, so that only the guilty fail.
+    of ``policy``. If that fails, each is sent by itself, so that only the guilty fail. Without ``lanes`` all are.
     """
 
     in_flight_batches = 0
@@ -177,7 +177,14 @@ class RemoteBatcher:
     queued_rows = in_flight_rows = 0  # they are told where the models are
 
     def __init__(
-        self, engine: Engine, name: str, model: int, place: int, signature: Signature, policy: BatchPolicy
+        self,
+        engine: Engine,
+        name: str,
+        model: int,
+        place: int,
+        signature: Signature,
+        policy: BatchPolicy,
+        lanes: bool = True,
     ) -> None:
         self.name = name
         self.policy = policy
@@ -189,6 +196,7 @@ class RemoteBatcher:
         self._model = model
         self._place = place
         self._signature = signature
+        self._has_lanes = lanes
         self._lanes: dict[Hashable, Lane | None] = {}
 
     def submit(
@@ -209,7 +217,7 @@ class RemoteBatcher:
 
     def lane(self, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> Lane | None:
         """As :meth:`stfs.batcher.batcher.Batcher.lane`."""
-        if _Lane is None or self.policy.latency_slo_s < math.inf:
+        if _Lane is None or not self._has_lanes or self.policy.latency_slo_s < math.inf:
             return None
         key = (name, dtype, row_shape)
         if key not in self._lanes:
@@ -316,7 +324,9 @@ def remote_model(engine: Engine, message: Message) -> Model:
     name = f'model "{message["name"]}" version {message["version"]}'
     policy = BatchPolicy(max_batch_size=message["max_batch_size"], latency_slo_s=message["latency_slo_s"] or math.inf)
     batchers: dict[str, Any] = {
-        key: RemoteBatcher(engine, name, message["number"], place, signature, policy)
+        key: RemoteBatcher(
+            engine, name, message["number"], place, signature, policy, lanes=not message["shares_answers"]
+        )
         for place, (key, signature) in enumerate(signatures.items())
     }
     return Model(

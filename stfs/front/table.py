@@ -114,6 +114,7 @@ def _replicates(engine: str, model: Model, config: ModelConfig) -> bool:
     return replicates(
         engine,
         in_process=model.worker is None,
+        caches=model.shares_answers,
         device=config.device,
         file_bytes=_bytes_at(model.path) if engine == "auto" else 0,
         run_s=[one.cost.of(1) for one in model.calibrations.values() if one.cost is not None],

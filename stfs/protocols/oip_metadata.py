@@ -131,8 +131,8 @@ def model_statistics(name: str, version: int, counted: ModelStatistics) -> dict[
             "compute_input": _sum(counted.decode),
             "compute_infer": _sum(counted.run),
             "compute_output": _sum(counted.encode),
-            "cache_hit": _sum(Sum()),
-            "cache_miss": _sum(Sum()),
+            "cache_hit": _sum(Sum(counted.cache_hits)),
+            "cache_miss": _sum(Sum(counted.cache_misses)),
         },
         "batch_stats": [
             {

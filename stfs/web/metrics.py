@@ -98,6 +98,13 @@ class _Collector:
             "stfs_decode_duration_seconds", "Reading of each request that succeeded", snapshot.decode_seconds
         )
         yield _histogram("stfs_encode_duration_seconds", "Writing of each answer", snapshot.encode_seconds)
+        yield _counter(
+            "stfs_cache_requests",
+            "Requests to models that share answers, by what became of them",
+            [*_MODEL, "result"],
+            snapshot.cache,
+        )
+        yield _counter("stfs_cache_evictions", "Answers that made room in the cache", _MODEL, snapshot.evicted)
         yield from self._gauges()
 
     def _gauges(self) -> Iterator[Metric]:
@@ -110,11 +117,14 @@ class _Collector:
             "stfs_model_info", "1, labelled with what serves the model", labels=[*_MODEL, "platform", "runtime"]
         )
         running = GaugeMetricFamily("stfs_in_flight_rows", "Rows in the run under way", labels=_MODEL)
+        kept = GaugeMetricFamily("stfs_cache_bytes", "Memory of the answers that are kept", labels=_MODEL)
         for name, versions in self._context.registry.serving().items():
             for version in versions:
                 with self._context.registry.acquire(name, version) as handle:
                     queued.add_metric([name, str(version)], handle.model.queued_rows())
                     running.add_metric([name, str(version)], handle.model.in_flight_rows())
+                    if (cached := handle.model.cache_bytes()) is not None:
+                        kept.add_metric([name, str(version)], cached)
                     info.add_metric([name, str(version), handle.model.platform, handle.model.runtime], 1.0)
         state = GaugeMetricFamily(
             "stfs_version_state", "1 for the state that a version is in", labels=[*_MODEL, "state"]
@@ -126,7 +136,7 @@ class _Collector:
             for v in status.versions:
                 state.add_metric([status.name, str(v.version), v.state.name], 1.0)
                 failed.add_metric([status.name, str(v.version)], float(bool(v.error)))
-        yield from (build, ready, info, queued, running, state, failed)
+        yield from (build, ready, info, queued, running, kept, state, failed)
         yield from self._workers()
 
     def _workers(self) -> Iterator[Metric]:

@@ -5,7 +5,7 @@ they are written here and not by the client library. As there, times are of requ
 model counts once for each request that had a part in it, so that dividing by ``nv_inference_request_success`` gives a
 mean. Kept on purpose: a request's wait is told as that of the oldest request of its batch, which is at least as long.
 
-Must not live here: metrics of GPUs, which the machine's own exporter has, and of a response cache, which there is not.
+Must not live here: metrics of GPUs, which the machine's own exporter has.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ _COUNTERS: tuple[tuple[str, str, Callable[[ModelStatistics], float]], ...] = (
     ("nv_inference_compute_input_duration_us", "Time to read requests", lambda s: s.decode.seconds * 1e6),
     ("nv_inference_compute_infer_duration_us", "Time of requests in the model", lambda s: s.shared_run.seconds * 1e6),
     ("nv_inference_compute_output_duration_us", "Time to write answers", lambda s: s.encode.seconds * 1e6),
+    ("nv_cache_num_hits_per_model", "Requests that were answered from the cache", lambda s: s.cache_hits),
+    ("nv_cache_num_misses_per_model", "Requests that were looked for in the cache and run", lambda s: s.cache_misses),
 )
 
 _NO_MODEL = "-"

@@ -15,6 +15,9 @@ def recorded():
     run = {"padded": 3, "queue_s": 0.0001, "run_s": 0.002, "reason": "idle"}
     metrics.record_batch("m", "1", rows=9, requests=2, failed=False, **run)
     metrics.record_batch("m", "1", rows=50, requests=5, failed=True, **run)
+    metrics.record_cache("m", "1", "hit", 3)
+    metrics.record_cache("m", "1", "miss", 2)
+    metrics.record_cache("m", "1", "shared", 9)
     return metrics
 
 
@@ -37,6 +40,8 @@ def test_times_are_of_requests_that_succeeded_and_a_run_counts_for_each_of_its_r
         "nv_inference_compute_input_duration_us": 2_000,
         "nv_inference_compute_infer_duration_us": 4_000,
         "nv_inference_compute_output_duration_us": 1_000,
+        "nv_cache_num_hits_per_model": 3,
+        "nv_cache_num_misses_per_model": 2,
     }
 
 
@@ -53,11 +58,11 @@ def test_requests_that_reached_no_model_are_not_there():
 
 def test_prometheus_reads_it():
     families = list(text_string_to_metric_families(exposition(recorded())))
-    assert len(families) == 9
+    assert len(families) == 11
     assert {len(family.samples) for family in families} == {3}
 
 
 def test_names_types_and_help_are_tritons_own():
     for line in exposition(recorded()).splitlines():
-        assert line.startswith(("# HELP nv_inference_", "# TYPE nv_inference_", "nv_inference_"))
+        assert line.removeprefix("# HELP ").removeprefix("# TYPE ").startswith(("nv_inference_", "nv_cache_"))
         assert not line.startswith("# TYPE") or line.endswith(" counter")
