@@ -129,7 +129,7 @@ class SharingBatcher(Batcher):
 
         With large inputs a full queue is told by the reply.
         """
-        if not self.is_open or self.closing:
+        if not self.is_open or self._closed is not None:
             return super().submit(inputs, rows, reply, deadline_s, journey)
         now_s = self.clock()
         if deadline_s is not None and deadline_s <= now_s:
