@@ -3,7 +3,8 @@
 Equal requests wait for one *flight*, which is an entry of the batcher like any other and belongs to none of them. So
 each keeps its own deadline and may be cancelled without the others noticing: a flight is taken back when nobody waits
 for it any more, unless the model has it in hand already. What fails, fails for all that wait, since they asked the
-same, and is asked anew by the next: errors are not kept.
+same, and is asked anew by the next: errors are not kept. Where it was refused for what it had waited, those who came
+later are given a run of their own.
 
 For the event-loop thread; digests of large inputs and copies of large answers are made on others. Must not live here:
 what is kept and for how long (``cache``).
@@ -22,7 +23,7 @@ from stfs.batcher.batcher import Batcher
 from stfs.batcher.cache import ResponseCache, digest, kept
 from stfs.batcher.large import LargeEntry
 from stfs.batcher.queue import Entry, Journey, Reply
-from stfs.errors import DeadlineExceeded, ModelFailed, RequestError
+from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError
 from stfs.signature import STRING, Tensors
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ of a millisecond."""
 
 AWAY_STRINGS = 1 << 12
 """As many strings are, whatever their size."""
+
+
+FlightKey = tuple[bytes, int]
+"""Digest and level: who is let past others is not to wait with those who are not."""
 
 
 class Waiter(Entry):
@@ -67,16 +72,18 @@ class Waiter(Entry):
 
 
 class Flight:
-    """One run for all who ask the same meanwhile. ``entry`` is its place in the queue."""
+    """One run for all who ask the same, at the same level, meanwhile. ``entry`` is its place in the queue."""
 
-    __slots__ = ("_batcher", "_key", "_left", "entry", "waiters")
+    __slots__ = ("_batcher", "_left", "entry", "inputs", "key", "rows", "waiters")
 
     entry: Entry
 
-    def __init__(self, batcher: SharingBatcher, key: bytes) -> None:
+    def __init__(self, batcher: SharingBatcher, key: FlightKey, inputs: Tensors, rows: int) -> None:
         self._batcher = batcher
-        self._key = key
         self._left = 0
+        self.key = key
+        self.inputs = inputs
+        self.rows = rows
         self.waiters: list[Waiter] = []
 
     def join(self, waiter: Waiter) -> None:
@@ -90,11 +97,11 @@ class Flight:
         is_begun = self.entry.queue is None and not isinstance(self.entry, LargeEntry)
         if self._left == len(self.waiters) and not is_begun:
             self.entry.cancel()
-            self._batcher.forget(self._key, self)
+            self._batcher.forget(self)
 
     def home(self, outputs: Tensors | None, error: RequestError | None) -> None:
         """The reply of ``entry``."""
-        self._batcher.landed(self._key, self, outputs, error)
+        self._batcher.landed(self, outputs, error)
 
 
 class SharingBatcher(Batcher):
@@ -115,7 +122,7 @@ class SharingBatcher(Batcher):
         self._place = place
         self._cache = cache
         self._counted = counted
-        self._flights: dict[bytes, Flight] = {}
+        self._flights: dict[FlightKey, Flight] = {}
 
     def submit(
         self,
@@ -124,21 +131,22 @@ class SharingBatcher(Batcher):
         reply: Reply,
         deadline_s: float | None = None,
         journey: Journey | None = None,
+        priority: int = 0,
     ) -> Entry:
         """As :meth:`Batcher.submit`. The arrays of an answer may be others' too, and then are read-only.
 
         With large inputs a full queue is told by the reply.
         """
         if not self.is_open or self._closed is not None:
-            return super().submit(inputs, rows, reply, deadline_s, journey)
+            return super().submit(inputs, rows, reply, deadline_s, journey, priority)
         now_s = self.clock()
         if deadline_s is not None and deadline_s <= now_s:
             raise DeadlineExceeded(f"the deadline passed {now_s - deadline_s:.3f} s before {self.name} was asked")
         waiter = Waiter(reply, now_s, deadline_s, journey)
         if _is_large(inputs):
-            self._digest_away(waiter, inputs, rows)
+            self._digest_away(waiter, inputs, rows, priority)
         else:
-            self._enter(waiter, inputs, rows, digest(self._place, inputs))
+            self._look_up(waiter, inputs, rows, (digest(self._place, inputs), priority))
         if deadline_s is not None and self._deadlines.add(waiter, deadline_s):
             self._watch_deadlines()
         return waiter
@@ -147,32 +155,29 @@ class SharingBatcher(Batcher):
         """None: a lane's requests are run as one, and this looks at each of them."""
         return None
 
-    def _digest_away(self, waiter: Waiter, inputs: Tensors, rows: int) -> None:
+    def _digest_away(self, waiter: Waiter, inputs: Tensors, rows: int, priority: int) -> None:
         digested = self._loop.run_in_executor(None, digest, self._place, inputs)
 
-        def enter(future: asyncio.Future[bytes]) -> None:
+        def look_up(future: asyncio.Future[bytes]) -> None:
             if future.cancelled() or waiter.answered:
                 return
             try:
-                self._enter(waiter, inputs, rows, future.result())
+                self._look_up(waiter, inputs, rows, (future.result(), priority))
             except RequestError as error:
                 waiter.answer(None, error)
             except Exception as error:
                 waiter.answer(None, ModelFailed(f"{self.name}: {type(error).__name__}: {error}"))
 
-        digested.add_done_callback(enter)
+        digested.add_done_callback(look_up)
 
-    def _enter(self, waiter: Waiter, inputs: Tensors, rows: int, key: bytes) -> None:
-        if self._cache is not None and (outputs := self._cache.get(key)) is not None:
+    def _look_up(self, waiter: Waiter, inputs: Tensors, rows: int, key: FlightKey) -> None:
+        if self._cache is not None and (outputs := self._cache.get(key[0])) is not None:
             self._tell(waiter, HIT)
             self._loop.call_soon(waiter.answer, outputs, None)
             return
         flight = self._flights.get(key)
         if flight is None:
-            flight = Flight(self, key)
-            # Without its deadline: that is the request's own, and this may turn out to be for others as well.
-            flight.entry = super().submit(inputs, rows, flight.home, None, waiter.journey)
-            self._flights[key] = flight
+            flight = self._begin(Flight(self, key, inputs, rows), waiter.journey)
             self._tell(waiter, MISS)
         else:
             if waiter.journey is not None and flight.entry.journey is None:
@@ -181,20 +186,28 @@ class SharingBatcher(Batcher):
             self._tell(waiter, SHARED)
         flight.join(waiter)
 
+    def _begin(self, flight: Flight, journey: Journey | None) -> Flight:
+        """Queue a flight. Without a deadline: those are the requests' own, and it may turn out to be for several."""
+        flight.entry = super().submit(flight.inputs, flight.rows, flight.home, None, journey, flight.key[1])
+        self._flights[flight.key] = flight
+        return flight
+
     def _tell(self, waiter: Waiter, what: str) -> None:
         self._counted(what, 1)
         if waiter.journey is not None:
             waiter.journey.cache = what
 
-    def forget(self, key: bytes, flight: Flight) -> None:
+    def forget(self, flight: Flight) -> None:
         """``flight`` is not to be joined any more."""
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
 
-    def landed(self, key: bytes, flight: Flight, outputs: Tensors | None, error: RequestError | None) -> None:
+    def landed(self, flight: Flight, outputs: Tensors | None, error: RequestError | None) -> None:
         """``flight`` has come home: answer all that wait for it, and keep the answer."""
-        self.forget(key, flight)
+        self.forget(flight)
         waiting = [waiter for waiter in flight.waiters if not waiter.answered]
+        if isinstance(error, Overloaded):
+            waiting = self._try_again(flight, waiting)
         if outputs is not None and (self._cache is not None or len(waiting) > 1):
             outputs = _read_only(outputs)
         for waiter in waiting:
@@ -206,7 +219,23 @@ class SharingBatcher(Batcher):
             except BaseException as end:
                 self._raise_later(end)
         if outputs is not None and self._cache is not None:
-            self._keep(self._cache, key, outputs)
+            self._keep(self._cache, flight.key[0], outputs)
+
+    def _try_again(self, flight: Flight, waiting: list[Waiter]) -> list[Waiter]:
+        """After a refusal, for those who came later and so have not waited for too long; once, for then all have.
+
+        Returns those who are to be told of it.
+        """
+        later = [waiter for waiter in waiting if waiter.arrived_s > flight.entry.arrived_s]
+        if not later:
+            return waiting
+        try:
+            again = self._begin(Flight(self, flight.key, flight.inputs, flight.rows), later[0].journey)
+        except RequestError:  # there is no room now either
+            return waiting
+        for waiter in later:
+            again.join(waiter)
+        return [waiter for waiter in waiting if waiter.flight is flight]
 
     def _keep(self, cache: ResponseCache, key: bytes, outputs: Tensors) -> None:
         def put(own: Tensors) -> None:

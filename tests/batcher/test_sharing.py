@@ -240,6 +240,55 @@ def test_a_full_queue_refuses_what_would_be_run_and_nothing_else():
     assert driver.told == {"miss": 3, "shared": 1, "hit": 1}
 
 
+def test_after_a_refusal_those_who_came_later_have_a_run_of_their_own():
+    driver = SharingDriver()
+    driver.ask([9.0])
+    driver.launch()
+    leader = driver.ask([1.0])
+    beside = driver.ask([1.0])
+    driver.loop.advance(1.0)
+    later = [driver.ask([1.0]) for _ in range(2)]
+    refusal = Overloaded("it has waited for too long", 1.0)
+    (flight,) = [each for each in driver.batcher._flights.values() if each.entry.queue is not None]
+    flight.entry.answer(None, refusal)
+    assert leader.error is refusal
+    assert beside.error is refusal
+    assert [asked.told for asked in later] == [[], []]
+    driver.ask([1.0]).entry.cancel()
+    driver.settle()
+    assert [asked.outputs["y"].tolist() for asked in later] == [[2.0], [2.0]]
+    assert len(driver.batches) == 2
+
+    driver.ask([9.0])
+    driver.launch()
+    driver.ask([1.0])
+    driver.loop.advance(1.0)
+    late = driver.ask([1.0])
+    for _ in range(2):  # all of them have been refused then
+        (again,) = [each for each in driver.batcher._flights.values() if each.entry.queue is not None]
+        again.entry.answer(None, refusal)
+    assert late.error is refusal
+    assert driver.batcher.queued_rows == 0
+    driver.settle()
+
+
+def test_who_is_let_past_others_does_not_wait_with_them_but_finds_what_is_kept():
+    driver = caching(policy=BatchPolicy(max_batch_size=1, priority_levels=2, default_priority_level=2))
+    driver.ask([9.0])
+    driver.launch()
+    low = [driver.ask([1.0], priority=2) for _ in range(2)]
+    other = driver.ask([5.0], priority=2)
+    high = driver.ask([1.0], priority=1)
+    driver.settle()
+    assert [asked.outputs["y"].tolist() for asked in (*low, high)] == [[2.0]] * 3
+    assert other.outputs["y"].tolist() == [10.0]
+    assert [batch["x"].tolist() for batch in driver.batches] == [[9.0], [1.0], [1.0], [5.0]]
+    hit = driver.ask([1.0], priority=1)
+    driver.settle()
+    assert hit.outputs["y"].tolist() == [2.0]
+    assert driver.told == {"miss": 4, "shared": 1, "hit": 1}
+
+
 def test_what_cannot_be_stacked_is_refused_at_once():
     driver = caching()
     with pytest.raises(InvalidRequest, match="does not hold the request's 2 rows"):
