@@ -23,7 +23,8 @@ Each wire dialect maps these types to its own statuses in one table (see ``stfs.
         │   ├── VersionNotFound
         │   └── SignatureNotFound
         ├── Unavailable         not now: loading, unloading, shutting down
-        │   └── Overloaded      the queue is full; carries when to try again
+        │   ├── Overloaded      the queue is full; carries when to try again
+        │   └── OutOfMemory     a run did not fit into the memory that the model has
         ├── DeadlineExceeded
         │   └── RunTimedOut
         └── ModelFailed         the model raised, or returned what it did not promise
@@ -157,6 +158,10 @@ class Unavailable(RequestError):
 
 class Overloaded(Unavailable):
     """The queue is full; ``retry_after_s`` estimates when it will have drained."""
+
+
+class OutOfMemory(Unavailable):
+    """A run did not fit into the memory that there is, of the machine or of its GPU; a smaller one may."""
 
 
 class DeadlineExceeded(RequestError):

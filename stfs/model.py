@@ -28,6 +28,7 @@ from stfs.errors import LoadFailed, RequestError, SignatureNotFound, Unavailable
 from stfs.metrics import Metrics
 from stfs.platforms.base import LoadOptions, Servable, WorkerStatus
 from stfs.platforms.loading import Hosting, open_servable
+from stfs.platforms.memory import run_on
 from stfs.signature import Array, Signature, Tensors, zeros
 
 if TYPE_CHECKING:
@@ -149,6 +150,10 @@ class Model:
         """Rows that a run is working on, over all signatures."""
         return sum(batcher.in_flight_rows for batcher in self._batchers.values())
 
+    def batch_limit_rows(self) -> int:
+        """Rows that one run may take now: ``max_batch_size``, or what fits into memory; the least of all signatures."""
+        return min(batcher.limit_rows for batcher in self._batchers.values())
+
     @property
     def worker(self) -> WorkerStatus | None:
         """The worker process that it runs in, now; ``None`` if it runs in this one."""
@@ -222,7 +227,7 @@ class ModelLoader:
             make = partial(SharingBatcher, cache=cache, counted=partial(self._metrics.record_cache, name, str(version)))
         batchers = {
             key: make(
-                partial(servable.run, key),
+                partial(run_on, servable, key),
                 config.batch,
                 name=f'model "{name}" version {version}',
                 merge=signature.batchable,

@@ -22,6 +22,8 @@ from stfs.batcher.adaptive import Adaptive, Cost
 from stfs.batcher.admission import Full, Newcomer, level_of, make_room, queue_of, rank_of, size_of
 from stfs.batcher.batch import batch_key
 from stfs.batcher.deadlines import Deadlines
+from stfs.batcher.fits import Fits
+from stfs.batcher.fitting import limited
 from stfs.batcher.large import LargeEntry
 from stfs.batcher.levels import LevelQueue
 from stfs.batcher.places import Instance, Place, Places
@@ -138,6 +140,12 @@ class Batcher:
         self.closing = False
         """Whether requests are turned away, be it for good or while too many runs hang."""
         self._lanes: dict[Hashable, Lane | None] = {}
+        self._fits = Fits(policy, name)
+
+    @property
+    def limit_rows(self) -> int:
+        """Rows that one run may take: ``max_batch_size``, or what fits into memory if that is less."""
+        return self._fits.least_rows
 
     @property
     def queued_rows(self) -> int:
@@ -389,7 +397,10 @@ class Batcher:
             if waited_s < 0:
                 waited_s = math.inf  # the clock has gone back: nobody is kept waiting until it has caught up
             load = Load(self.queue.rows, waited_s, self.in_flight_batches, self._closed is not None)
-            step = decide(self.policy, load, self._slots)
+            policy = self.policy
+            if self._fits and (fitting_rows := self._fits.rows(oldest, now_s)):
+                policy = limited(policy, fitting_rows)
+            step = decide(policy, load, self._slots)
             if not (step.take_rows and self._launch(step.take_rows, step.reason, waited_s, now_s)):
                 break
             if self.in_flight_batches >= self._most:
@@ -454,9 +465,10 @@ class Batcher:
         if self._wait_timer is not None:
             self._wait_timer.cancel()
             self._wait_timer = None
-        entries, full = self.queue.take(take_rows)
+        limit_rows = self._fits.rows(self.queue.oldest(), now_s) if self._fits else 0
+        entries, full = self.queue.take(min(take_rows, limit_rows) if limit_rows else take_rows)
         waited_s = waited_s if 0 <= waited_s < math.inf else 0.0  # by a clock that has gone back
-        batch = Batch(entries, waited_s, "full" if full else reason, now_s)
+        batch = Batch(entries, waited_s, "full" if full else reason, now_s, limit_rows)
         if not self.in_flight_batches:
             self._busy_since_s = now_s
         self.in_flight_batches += 1
@@ -512,6 +524,8 @@ class Batcher:
                 adaptive.finished(now_s, rows, now_s - launched_s, self.queue.rows + self._in_flight_rows)
             except Exception:
                 self._forget_what_was_learnt()
+        if self._fits or len(records) > 1:
+            self._fits.learn(batch, records, now_s)
         # First the next batch, then the answers to this one: the model works while they are written. But where a run is
         # hardly longer than that, a few stragglers had better go with those who ask again once they are answered.
         runs_are_cheap = adaptive is not None and not adaptive.watches

@@ -7,7 +7,8 @@ failures without one success: from there on requests run one by one, so that a h
 n + log2(n) + 2 runs and about three times its rows, whatever n. Requests that were answered meanwhile (cancelled, or
 past their deadline) are not run again.
 
-A run that was :class:`Unavailable`, or too late, blames no request: all of it are told so, and none is run again.
+A run that was :class:`Unavailable`, or too late, blames no request: all of it are told so, and none is run again. One
+that was :class:`OutOfMemory` blames none either: its rows are run in smaller batches (``smaller``).
 
 Must not live here: the event loop, queues, replies.
 """
@@ -19,11 +20,22 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
+from typing import cast
 
 from stfs.batcher.batch import merge, split
+from stfs.batcher.fitting import smaller
 from stfs.batcher.policy import BatchPolicy, padded_rows
 from stfs.batcher.queue import Entry
-from stfs.errors import DeadlineExceeded, InvalidRequest, ModelFailed, RequestError, RunTimedOut, Unavailable
+from stfs.batcher.smaller import Piece, run_smaller, too_large
+from stfs.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelFailed,
+    OutOfMemory,
+    RequestError,
+    RunTimedOut,
+    Unavailable,
+)
 from stfs.signature import Tensors
 
 log = logging.getLogger(__name__)
@@ -44,8 +56,8 @@ class BatchRecord:
 
     ``queue_wait_s``: how long the oldest of the batch's requests had waited when the batch left. ``run_s``: the time in
     the model, with stacking and cutting. ``reason``: ``full``, ``idle``, ``timeout``, ``drain``, or ``retry`` for a
-    part of a batch that failed. ``timed_out``: it failed because it took longer than a run may. Where rows do not
-    stack, a request counts as one row.
+    part of a batch that failed. ``timed_out``: it failed because it took longer than a run may; ``no_memory``: because
+    it did not fit into memory. Where rows do not stack, a request counts as one row.
     """
 
     rows: int
@@ -56,6 +68,7 @@ class BatchRecord:
     reason: str
     failed: bool
     timed_out: bool = False
+    no_memory: bool = False
 
 
 class Batch:
@@ -63,13 +76,27 @@ class Batch:
 
     ``launched_s``: when it left; ``began_s``: when its last run of the model began, as the model's thread says, both
     by the batcher's clock. ``given_up`` is set, on the loop, if nobody waits for it any more; ``timer`` looks whether
-    to do so.
+    to do so. ``limit_rows``: as many fit into memory, as far as is known; 0: all do. It may have more than these.
     """
 
-    __slots__ = ("began_s", "entries", "given_up", "launched_s", "queue_wait_s", "reason", "requests", "rows", "timer")
+    __slots__ = (
+        "began_s",
+        "entries",
+        "given_up",
+        "launched_s",
+        "limit_rows",
+        "queue_wait_s",
+        "reason",
+        "requests",
+        "rows",
+        "timer",
+    )
 
-    def __init__(self, entries: list[Entry], queue_wait_s: float, reason: str, launched_s: float = 0.0) -> None:
+    def __init__(
+        self, entries: list[Entry], queue_wait_s: float, reason: str, launched_s: float = 0.0, limit_rows: int = 0
+    ) -> None:
         self.launched_s = self.began_s = launched_s
+        self.limit_rows = limit_rows
         self.given_up = False
         self.timer: asyncio.TimerHandle | None = None
         self.entries = entries
@@ -94,6 +121,14 @@ class Batch:
                 requests += [member.inputs for member in members]
         batch = Batch(alone, self.queue_wait_s, self.reason)
         batch.requests = requests
+        return batch
+
+    def of(self, entries: Sequence[Piece], requests: list[Tensors]) -> Batch:
+        """A batch of its rows, to be run again."""
+        batch = Batch([], self.queue_wait_s, "retry")
+        batch.entries = cast("list[Entry]", entries)  # as far as a run is concerned
+        batch.requests = requests
+        batch.rows = sum([entry.rows for entry in entries])
         return batch
 
     def by_entry(self, outcomes: list[Outcome]) -> Outcomes:
@@ -123,18 +158,44 @@ class Runner:
     def __call__(self, batch: Batch) -> tuple[Outcomes, list[BatchRecord]]:
         """One outcome for each entry, in order, and one record for each run of the model. The model's thread."""
         records: list[BatchRecord] = []
+        if 0 < batch.limit_rows < batch.rows:
+            return self._run_smaller(batch, batch.limit_rows, records)
         answers, error = self._attempt(batch, range(len(batch.entries)), batch.reason, records)
         if error is None:
             return list(zip(answers, repeat(None))), records
+        if isinstance(error, OutOfMemory):
+            if limit_rows := smaller(self._policy, records[0].padded_rows):
+                return self._run_smaller(batch, limit_rows, records)
+            return [(None, too_large(self._name, batch.rows, error))] * len(batch.entries), records
         if isinstance(error, _BLAMELESS):
             return [(None, error)] * len(batch.entries), records
-        alone = batch.by_request()
-        if len(alone.entries) == 1:
-            outcomes: list[Outcome] = [(None, self._explain(error, alone.entries[0]))]
-        else:
-            outcomes = self._find_guilty(alone, batch, records)
+        outcomes = self._blame(batch.by_request(), batch, error, records)
         self._log_failures(outcomes)
         return batch.by_entry(outcomes), records
+
+    def _run_smaller(
+        self, batch: Batch, limit_rows: int, records: list[BatchRecord]
+    ) -> tuple[Outcomes, list[BatchRecord]]:
+        """Run it in batches of ``limit_rows`` at most, fewer where even these do not fit."""
+
+        def attempt(part: Batch) -> tuple[list[Tensors], BaseException | None]:
+            batch.began_s = self._clock()
+            return self._attempt(part, range(len(part.entries)), "retry" if records else batch.reason, records)
+
+        def blame(part: Batch, error: BaseException) -> list[Outcome]:
+            return self._blame(part, batch, error, records)
+
+        outcomes = run_smaller(batch.by_request(), limit_rows, self._policy, self._name, attempt, blame)
+        self._log_failures(outcomes)
+        return batch.by_entry(outcomes), records
+
+    def _blame(self, batch: Batch, whole: Batch, error: BaseException, records: list[BatchRecord]) -> list[Outcome]:
+        """What single requests are to be told that have failed together; ``whole`` is what was taken."""
+        if isinstance(error, _BLAMELESS):
+            return [(None, error)] * len(batch.entries)
+        if len(batch.entries) == 1:
+            return [(None, self._explain(error, batch.entries[0]))]
+        return self._find_guilty(batch, whole, records)
 
     def _find_guilty(self, batch: Batch, whole: Batch, records: list[BatchRecord]) -> list[Outcome]:
         """Retry a batch that failed as a whole, as this module's docstring tells; ``whole`` is it as it was taken."""
@@ -157,7 +218,7 @@ class Runner:
                 for i, answer in zip(part, answers, strict=True):
                     outcomes[i] = (answer, None)
                 continue
-            if isinstance(error, _BLAMELESS):
+            if isinstance(error, _BLAMELESS) and not isinstance(error, OutOfMemory):
                 for i in part:
                     outcomes[i] = (None, error)
                 continue
@@ -173,8 +234,8 @@ class Runner:
     ) -> tuple[list[Tensors], BaseException | None]:
         """Run the model once. Any exception is returned, even those that mean to end a process.
 
-        ``SystemExit`` from a model must not end the thread that others' answers come from, and ``MemoryError`` is
-        what halves are good for.
+        ``SystemExit`` from a model must not end the thread that others' answers come from, and ``MemoryError`` of
+        stacking or cutting is what halves are good for.
         """
         entries, requests = batch.entries, batch.requests
         if len(part) != len(entries):
@@ -196,8 +257,8 @@ class Runner:
         run_s = self._clock() - start_s
         failed = failure is not None
         requests_told = sum([entry.requests for entry in entries])
-        late = isinstance(failure, RunTimedOut)
-        records.append(BatchRecord(rows, padded, requests_told, batch.queue_wait_s, run_s, reason, failed, late))
+        late, full = isinstance(failure, RunTimedOut), isinstance(failure, OutOfMemory)
+        records.append(BatchRecord(rows, padded, requests_told, batch.queue_wait_s, run_s, reason, failed, late, full))
         return answers, failure
 
     def _explain(self, error: BaseException, entry: Entry) -> RequestError:

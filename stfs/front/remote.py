@@ -22,7 +22,7 @@ from stfs.batcher.batcher import Batcher
 from stfs.batcher.policy import BatchPolicy
 from stfs.batcher.queue import Journey, Queue
 from stfs.batcher.runner import Outcome
-from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, Unavailable
+from stfs.errors import DeadlineExceeded, ModelFailed, OutOfMemory, Overloaded, RequestError, Unavailable
 from stfs.front import records
 from stfs.front.messages import Message, decode_signatures
 from stfs.front.records import Record
@@ -249,6 +249,8 @@ class RemoteBatcher:
 
     def _answer_group(self, group: Any, inputs: Tensors, outputs: Tensors | None, error: RequestError | None) -> None:
         blames_nobody = error is None or isinstance(error, Unavailable | DeadlineExceeded)
+        if isinstance(error, OutOfMemory):  # of one row, perhaps: the others may fit
+            blames_nobody = False
         if blames_nobody or group.requests == 1 or group.answered:
             group.answer(outputs, error)
             return

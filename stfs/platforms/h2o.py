@@ -98,7 +98,7 @@ class H2oServable(Servable):
         """See :meth:`Servable.run`.
 
         Raises :class:`stfs.errors.InvalidInput` naming the levels where a category is none of them, and
-        :class:`stfs.errors.Unavailable` where the heap has no room for the rows.
+        :class:`stfs.errors.OutOfMemory` where the heap has no room for the rows.
         """
         assert self._score is not None, "the model is closed"
         rows = self.signature.rows(inputs)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stfs.errors import LoadFailed, PlatformMissing, SetupError, Unavailable
+from stfs.errors import LoadFailed, OutOfMemory, PlatformMissing, SetupError
 from stfs.platforms.base import one_line
 
 OLDEST_JAVA = 11
@@ -188,7 +188,7 @@ class _Guest:
 
 @contextlib.contextmanager
 def memory_bounded(doing: str) -> Iterator[None]:
-    """Turns Java's OutOfMemoryError into :class:`Unavailable`: ``doing`` says what there was no room for.
+    """Turns Java's OutOfMemoryError into :class:`OutOfMemory`: ``doing`` says what there was no room for.
 
     The JVM lives on, and so do the models in it: what the failed call had taken is garbage by now.
     """
@@ -201,7 +201,7 @@ def memory_bounded(doing: str) -> Iterator[None]:
         if not isinstance(error, jpype.JClass("java.lang.OutOfMemoryError")):
             raise
         heap = _mebibytes(_started[0]) if _started else "unknown size"
-        raise Unavailable(
+        raise OutOfMemory(
             f"Java's heap of {heap} has no room {doing} ({told(error)}): send fewer rows, or raise jvm_heap"
         ) from None
 
@@ -216,7 +216,7 @@ def loading(file: Path) -> Iterator[None]:
             yield
     except SetupError:
         raise
-    except Unavailable as error:
+    except OutOfMemory as error:
         raise LoadFailed(f"{file}: {error}") from None
     except jpype.JException as error:
         raise LoadFailed(f"{file}: {told(error)}") from None

@@ -81,7 +81,7 @@ class PmmlServable(Servable):
         """See :meth:`Servable.run`.
 
         Raises :class:`InvalidInput` naming field and value where the file's treatment of invalid values refuses a row,
-        and :class:`stfs.errors.Unavailable` where the heap has no room for the batch.
+        and :class:`stfs.errors.OutOfMemory` where the heap has no room for the batch.
         """
         rows = self.signature.rows(inputs)
         if rows == 0:

@@ -32,6 +32,7 @@ from stfs import __version__
 from stfs.errors import LoadFailed, Unavailable
 from stfs.platforms.base import Platform, Servable, one_line
 from stfs.platforms.loading import Hosting, load_here
+from stfs.platforms.memory import run_on
 from stfs.platforms.shared_memory import Segment, output_start
 from stfs.platforms.worker_messages import HELLO, Channel, Message, decode_options, encode_error, encode_signature
 
@@ -126,7 +127,7 @@ class Worker:
             raise Unavailable("the model has been unloaded")
         segment.see(message["size"])
         inputs = segment.read(message["tensors"])
-        outputs = servable.run(message["signature"], inputs)
+        outputs = run_on(servable, message["signature"], inputs)
         try:
             places, _ = segment.write(outputs, output_start(message["end"]))
         except OSError as error:

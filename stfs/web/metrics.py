@@ -118,6 +118,11 @@ class _Collector:
         )
         running = GaugeMetricFamily("stfs_in_flight_rows", "Rows in the run under way", labels=_MODEL)
         kept = GaugeMetricFamily("stfs_cache_bytes", "Memory of the answers that are kept", labels=_MODEL)
+        limit = GaugeMetricFamily(
+            "stfs_batch_limit_rows",
+            "Rows that one run may take: max_batch_size, or what fits into memory",
+            labels=_MODEL,
+        )
         for name, versions in self._context.registry.serving().items():
             for version in versions:
                 with self._context.registry.acquire(name, version) as handle:
@@ -125,6 +130,7 @@ class _Collector:
                     running.add_metric([name, str(version)], handle.model.in_flight_rows())
                     if (cached := handle.model.cache_bytes()) is not None:
                         kept.add_metric([name, str(version)], cached)
+                    limit.add_metric([name, str(version)], handle.model.batch_limit_rows())
                     info.add_metric([name, str(version), handle.model.platform, handle.model.runtime], 1.0)
         state = GaugeMetricFamily(
             "stfs_version_state", "1 for the state that a version is in", labels=[*_MODEL, "state"]
@@ -136,7 +142,7 @@ class _Collector:
             for v in status.versions:
                 state.add_metric([status.name, str(v.version), v.state.name], 1.0)
                 failed.add_metric([status.name, str(v.version)], float(bool(v.error)))
-        yield from (build, ready, info, queued, running, kept, state, failed)
+        yield from (build, ready, info, queued, running, limit, kept, state, failed)
         yield from self._workers()
 
     def _workers(self) -> Iterator[Metric]:

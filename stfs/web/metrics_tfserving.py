@@ -19,6 +19,7 @@ _STATUSES = {
     "ok": "OK",
     "cancelled": "CANCELLED",
     "too_large": "RESOURCE_EXHAUSTED",
+    "out_of_memory": "RESOURCE_EXHAUSTED",
     "model_not_found": "NOT_FOUND",
     "version_not_found": "NOT_FOUND",
     "signature_not_found": "FAILED_PRECONDITION",

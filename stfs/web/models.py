@@ -61,6 +61,7 @@ def detail(context: Context, status: ModelStatus) -> dict[str, Any]:
                 key: {**one.as_json(), "in_flight": one.in_flight, "words": one.words, "origin": one.origin}
                 for key, one in sorted(model.calibrations.items())
             }
+            found["batch_limit_rows"] = model.batch_limit_rows()
             found["signatures"] = {key: describe(signature) for key, signature in sorted(model.signatures.items())}
             found["model_signature"] = {
                 k: found["signatures"][model.default_signature][k] for k in ("inputs", "outputs")

@@ -115,7 +115,7 @@ def test_errors_keep_type_text_and_fields(model, value, kind, told, fields):
     [
         (Unruly.BUG, "KeyError", "a bug in the model"),
         (Unruly.EXIT_CODE, "SystemExit", "3"),
-        (Unruly.MEMORY, "MemoryError", "no room"),
+        (Unruly.MEMORY, "OutOfMemory", "out of memory: no room"),
     ],
 )
 def test_other_errors_read_as_they_would_here(model, value, kind, told):
