@@ -33,6 +33,7 @@ extensions = [
     extension("stfs.web._headscan"),
     extension("stfs.batcher._lane", define_macros=numpy_api),
     extension("stfs.web._express", define_macros=numpy_api),
+    extension("stfs.web._express_answers", define_macros=numpy_api),
 ]
 
 modules = cythonize(extensions, language_level=3)

@@ -14,13 +14,44 @@ from cpython.exc cimport PyErr_Occurred
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
 from libcpp.vector cimport vector
 
 cimport numpy as cnp
+
+from stfs.native.encode cimport (
+    Out,
+    Source,
+    most_bytes,
+    write_array,
+    write_array_nogil,
+    write_rows,
+    write_rows_nogil,
+    write_string,
+)
+from stfs.native.scanner cimport (
+    FULL,
+    KIND_BAD,
+    NOT_INTEGER,
+    OUT_OF_RANGE,
+    PYTHON_ERROR,
+    SYNTAX,
+    TOO_FEW,
+    TOO_MANY,
+    UNEXPECTED,
+    WRONG_KIND,
+    Error,
+    Kind,
+    NumberToken,
+    Scanner,
+    StringToken,
+    to_double,
+    unescape,
+)
+from stfs.native.tensor cimport INTEGRAL_FLOATS, LITERALS, NULLABLE, STR, Dtype, Nest, code_of, parse
 
 import numpy as np
 
@@ -49,116 +80,6 @@ cdef extern from "numpy/arrayobject.h":
         PyTypeObject*, cnp.PyArray_Descr*, int, const cnp.npy_intp*, const cnp.npy_intp*, void*, int, PyObject*
     )
 
-cdef extern from "scanner.hpp" namespace "stfs" nogil:
-    cdef enum Fault "stfs::Fault":
-        FULL "stfs::FULL"
-        PYTHON_ERROR "stfs::PYTHON_ERROR"
-        UNEXPECTED "stfs::UNEXPECTED"
-        SYNTAX "stfs::SYNTAX"
-        WRONG_KIND "stfs::WRONG_KIND"
-        NOT_INTEGER "stfs::NOT_INTEGER"
-        OUT_OF_RANGE "stfs::OUT_OF_RANGE"
-        TOO_FEW "stfs::TOO_FEW"
-        TOO_MANY "stfs::TOO_MANY"
-    cdef enum Kind "stfs::Kind":
-        KIND_OBJECT "stfs::OBJECT"
-        KIND_ARRAY "stfs::ARRAY"
-        KIND_STRING "stfs::STRING"
-        KIND_NUMBER "stfs::NUMBER"
-        KIND_BOOL "stfs::BOOL"
-        KIND_NULL "stfs::NULL_"
-        KIND_BAD "stfs::BAD"
-    cdef struct Error:
-        Fault fault
-        const char* what
-        const char* found
-        const char* at
-        const char* end
-        int64_t have
-        int64_t want
-        int depth
-    cdef struct StringToken:
-        const char* start
-        const char* stop
-        bint escaped
-    cdef struct NumberToken:
-        const char* start
-        const char* stop
-        uint64_t mantissa
-        int64_t digits
-        bint negative
-        bint integral
-    cdef cppclass Scanner:
-        const char* begin
-        const char* end
-        Error error
-        const char* space(const char*)
-        bint at(const char*, char)
-        void* unexpected(const char*, const char*)
-        bint at_minus_infinity(const char*)
-        Kind kind(const char*)
-        const char* string(const char*, StringToken&)
-        const char* number(const char*, NumberToken&)
-        const char* key(const char*, StringToken&)
-        const char* skip(const char*)
-    size_t unescape(const StringToken&, char*)
-
-cdef extern from "number.hpp" namespace "stfs" nogil:
-    double to_double(const NumberToken&)
-
-cdef extern from "tensor.hpp" namespace "stfs" nogil:
-    cdef enum Dtype "stfs::Dtype":
-        F16 "stfs::F16"
-        F32 "stfs::F32"
-        F64 "stfs::F64"
-        I8 "stfs::I8"
-        I16 "stfs::I16"
-        I32 "stfs::I32"
-        I64 "stfs::I64"
-        U8 "stfs::U8"
-        U16 "stfs::U16"
-        U32 "stfs::U32"
-        U64 "stfs::U64"
-        B8 "stfs::B8"
-        STR "stfs::STR"
-    cdef cppclass Nest:
-        Nest()
-        Nest(int)
-        int base
-        int rank
-        int64_t filled
-        int64_t count[33]
-        int64_t size[33]
-    cdef enum Options "stfs::Options":
-        INTEGRAL_FLOATS "stfs::INTEGRAL_FLOATS"
-        NULLABLE "stfs::NULLABLE"
-        LITERALS "stfs::LITERALS"
-    const char* parse(Dtype, Scanner&, const char*, Nest&, void*, int64_t, int)
-
-cdef extern from "encode.hpp" namespace "stfs":
-    cdef cppclass Out:
-        Out()
-        const char* data()
-        size_t size()
-        void borrow(char*, size_t)
-    cdef struct Source:
-        Dtype dtype
-        const char* data
-        const Py_ssize_t* shape
-        int ndim
-        bint b64
-        const char* prefix
-        size_t prefix_bytes
-    size_t most_bytes(const Source&, Py_ssize_t)
-    int64_t write_rows(Out&, Source*, size_t, Py_ssize_t, bint) except +
-    int64_t write_rows_nogil "write_rows"(Out&, Source*, size_t, Py_ssize_t, bint) except + nogil
-    bint write_array(Out&, Dtype, const char*&, const Py_ssize_t*, int, bint, bint) except +
-    bint write_array_nogil "write_array"(
-        Out&, Dtype, const char*&, const Py_ssize_t*, int, bint, bint
-    ) except + nogil
-    bint write_string(Out&, const char*, size_t) except +
-
-
 cdef enum:
     # 4 KiB on the stack take a small tensor without asking for memory before its size is known.
     SCRATCH_WORDS = 512
@@ -172,25 +93,8 @@ cdef int64_t[12] SCRATCH_ELEMENTS = [2048, 1024, 512, 4096, 2048, 1024, 512, 409
 
 # -- dtypes
 
-cdef int dtype_code(cnp.dtype dtype) except -2:
-    """The core's name for a dtype; -1 if it has none."""
-    cdef char kind = dtype.kind
-    cdef Py_ssize_t itemsize = dtype.itemsize
-    if not cnp.PyArray_ISNBO(dtype.byteorder):
-        return -1
-    if kind == c"f":
-        return F16 if itemsize == 2 else F32 if itemsize == 4 else F64 if itemsize == 8 else -1
-    if kind == c"i":
-        return I8 if itemsize == 1 else I16 if itemsize == 2 else I32 if itemsize == 4 else I64
-    if kind == c"u":
-        return U8 if itemsize == 1 else U16 if itemsize == 2 else U32 if itemsize == 4 else U64
-    if kind == c"b":
-        return B8
-    return STR if kind == c"O" else -1
-
-
 cdef int readable_dtype(cnp.dtype dtype) except -1:
-    cdef int code = dtype_code(dtype)
+    cdef int code = code_of(dtype)
     if code < 0:
         raise unsupported_dtype(dtype)
     return code
@@ -613,7 +517,7 @@ cdef class Prepared:
                 ready = ready.astype(object)
             if not ready.dtype.isnative:
                 ready = ready.astype(ready.dtype.newbyteorder("="))
-            if dtype_code(ready.dtype) < 0:
+            if code_of(ready.dtype) < 0:
                 raise unwritable_dtype(array.dtype)
             ready = ready.copy(order="C")
             self.code = ready_code(ready)
@@ -637,7 +541,7 @@ cdef inline int ready_code(cnp.ndarray array) except -2:
     """The core's name for the dtype of an array that the core can write as it lies; -1 for any other array."""
     if not cnp.PyArray_IS_C_CONTIGUOUS(array) or not cnp.PyArray_ISALIGNED(array):
         return -1
-    return dtype_code(array.descr)
+    return code_of(array.descr)
 
 
 cdef inline bint is_tfs(style) except -1:

@@ -79,7 +79,9 @@ struct Header {
     }
 };
 
-// One "name: value" line at p. WHOLE, HEAD_SHORT or OTHER; p moves behind the line if WHOLE.
+// One "name: value" line at p. WHOLE, HEAD_SHORT or OTHER; p moves behind the line if WHOLE. With `any_text` the value may
+// hold bytes above ASCII.
+template <bool any_text = false>
 inline Verdict scan_header(const char*& p, const char* end, Header& h) {
     const char* s = p;
     while (s < end && kToken.is[(unsigned char)*s]) s++;
@@ -93,7 +95,7 @@ inline Verdict scan_header(const char*& p, const char* end, Header& h) {
     h.value = s;
     for (;; s++) {
         s = visible_run(s, end);
-        if (s == end || *s != '\t') break;
+        if (s == end || !(*s == '\t' || (any_text && (unsigned char)*s >= 0x80))) break;
     }
     if (s - p > kMaxField) return OTHER;
     if (s == end) return HEAD_SHORT;

@@ -16,3 +16,7 @@ class Head:
     body_at: int
     total: int
     def scan(self, data: bytes | bytearray | memoryview) -> int: ...
+
+class Frame:
+    done: bool
+    def take(self, data: bytes) -> int: ...

@@ -1,36 +1,24 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # distutils: language=c++
-"""Is this buffer one plain HTTP/1.1 request, and where are its parts? Nothing else. See ``native/headscan.hpp``.
+"""Is this buffer one plain HTTP/1.1 request, and where are its parts? Where does one that is not plain end?
+
+Nothing else. See ``native/headscan.hpp`` and ``native/framing.hpp``.
 
 Imported by ``stfs.web.hot`` only, which does without where this is not compiled.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
-cdef extern from "headscan.hpp" namespace "stfs::http" nogil:
-    cdef enum Verdict "stfs::http::Verdict":
-        _OTHER "stfs::http::OTHER"
-        _WHOLE "stfs::http::WHOLE"
-        _HEAD_SHORT "stfs::http::HEAD_SHORT"
-        _BODY_SHORT "stfs::http::BODY_SHORT"
-    cdef struct Span:
-        int64_t at
-        int64_t size
-    cdef cppclass CHead "stfs::http::Head":
-        bint is_post
-        bint asks_more
-        Span path
-        Span content_type
-        Span authorization
-        Span accept_encoding
-        Span request_id
-        Span traceparent
-        Span inference_header
-        int64_t body_at
-        int64_t total
-    Verdict scan_head(const char* start, int64_t size, CHead& head)
+from stfs.native.framing cimport DONE, LOST, Chunks, scan_frame
+from stfs.native.framing cimport Frame as CFrame
+
+from stfs.native.headscan cimport BODY_SHORT as _BODY_SHORT
+from stfs.native.headscan cimport HEAD_SHORT as _HEAD_SHORT
+from stfs.native.headscan cimport OTHER as _OTHER
+from stfs.native.headscan cimport WHOLE as _WHOLE
+from stfs.native.headscan cimport Head as CHead
+from stfs.native.headscan cimport Span, scan_head
 
 OTHER = <int>_OTHER
 WHOLE = <int>_WHOLE
@@ -82,6 +70,50 @@ cdef class Head:
             return <int>verdict
         finally:
             PyBuffer_Release(&view)
+
+
+cdef class Frame:
+    """Where one message ends that is handed on piece by piece."""
+
+    cdef readonly bint done
+    cdef bytes head  # what has come of it; None once it is whole
+    cdef bint chunked
+    cdef Py_ssize_t left
+    cdef Chunks chunks
+
+    def __cinit__(self):
+        self.head = b""
+
+    def take(self, bytes data not None) -> int:
+        """How many of the next bytes belong to the message; it is ``done`` if they are its last.
+
+        -1 if it cannot be told where it ends: this object is of no more use. Not to be called once it is done.
+        """
+        cdef const char* start = PyBytes_AS_STRING(data)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data), at = 0
+        cdef CFrame frame
+        cdef bytes head
+        if self.head is not None:
+            head = self.head + data if self.head else data
+            verdict = scan_frame(PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head), frame)
+            if verdict == _OTHER:
+                return -1
+            if verdict == _HEAD_SHORT:
+                self.head = head
+                return size
+            at = frame.body_at - PyBytes_GET_SIZE(self.head)
+            self.head = None
+            self.chunked = frame.chunked
+            self.left = frame.length
+        if self.chunked:
+            at = self.chunks.follow(start + at, start + size) - start
+            self.done = self.chunks.place == DONE
+            return -1 if self.chunks.place == LOST else at
+        if size - at < self.left:
+            self.left -= size - at
+            return size
+        self.done = True
+        return at + self.left
 
 
 cdef bytes _part(const char* start, Span span):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from stfs.web._express import Express
 
 try:
-    from stfs.web._headscan import BODY_SHORT, OTHER, WHOLE, Head
+    from stfs.web._headscan import BODY_SHORT, OTHER, WHOLE, Frame, Head
 
     COMPILED = True
 except ImportError:
@@ -85,7 +85,8 @@ class HotHandler(RequestHandler):
     """One connection. At most one of its requests is in flight on the hot path, and none on the stock path meanwhile.
 
     ``_held`` are bytes that wait: an incomplete plain request, or what came behind the request in flight. ``_stock`` is
-    set when the stock parser may hold part of a message; from then on it has the connection for good.
+    a frame while the stock parser has part of a message, whose end is seen by it; the next bytes are looked at here
+    again. It is ``True`` where that end cannot be told: from then on the stock parser has the connection for good.
     """
 
     __slots__ = (
@@ -109,15 +110,18 @@ class HotHandler(RequestHandler):
         self._hot = hot
         self._held = bytearray()
         self._need = 0  # bytes that _held must have before another look is worth it
-        self._stock = False
+        self._stock: Frame | bool = False
         self._hot_paused = False
         self._ticket: Ticket | None = None
         self._logged: Logged | None = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the transport, or ``b""`` when the stock path has resumed reading."""
-        if self._stock or not data or self._force_close or self._close:
+        if self._stock is True or not data or self._force_close or self._close:
             super().data_received(data)
+        elif self._stock is not False:
+            if rest := self._follow(self._stock, bytes(data)):
+                self.data_received(rest)
         elif self._ticket is not None or self._paused:
             self._held += data
             if len(self._held) > HELD_LIMIT_BYTES:  # perhaps again: the stock path may have resumed reading
@@ -147,9 +151,9 @@ class HotHandler(RequestHandler):
             if is_large and hot_large.begin(self, data, head):
                 return
             if verdict == OTHER or (verdict == BODY_SHORT and not self._is_candidate(head)):
-                self._stock = True
-                super().data_received(bytes(data))
-                return
+                self._stock = frame = Frame()
+                data = self._follow(frame, bytes(data))
+                continue
             if verdict != WHOLE:
                 self._held += data
                 self._need = head.total if verdict == BODY_SHORT else 0
@@ -162,6 +166,18 @@ class HotHandler(RequestHandler):
             elif data and (self._ticket is not None or self._paused):
                 self._held += data
                 return
+
+    def _follow(self, frame: Frame, data: bytes) -> bytes:
+        """Hand on what belongs to the message that the stock path has; what is left lies at a message boundary."""
+        count = frame.take(data)
+        if count < 0:
+            self._stock = True
+            super().data_received(data)
+            return b""
+        if frame.done:
+            self._stock = False
+        super().data_received(data if count == len(data) else data[:count])
+        return data[count:]
 
     def _is_candidate(self, head: Head) -> bool:
         """Whether an incomplete request is worth holding, rather than streaming it into the stock path.
@@ -294,7 +310,7 @@ class HotHandler(RequestHandler):
         """Handle what was held back, if the connection is free and its answers are being read."""
         if self._ticket is not None or self._paused:
             return
-        if self._held and not self._stock and len(self._held) >= self._need:
+        if self._held and self._stock is False and len(self._held) >= self._need:
             self._take(self._unhold())
         waits = self._ticket is not None or self._paused  # if not, what is held is one request, still incomplete
         if self._hot_paused and not (waits and len(self._held) > HELD_LIMIT_BYTES):
