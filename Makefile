@@ -69,6 +69,8 @@ $(VENV)/.client-tools: Makefile | $(VENV)/.installed-test
 
 test-clients: $(VENV)/.installed-test $(VENV)/.client-tools
 	STFS_TEST_CLIENTS=1 $(BIN)/python -m pytest tests/clients
+	# What was run by what, for the end of docs/languages.md.
+	$(BIN)/python docs/write_clients_run.py
 
 check: lint types unit
 

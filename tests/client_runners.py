@@ -7,6 +7,7 @@ folder; ``make test-clients`` fills it.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -187,8 +188,42 @@ RUNNERS: dict[str, Runner] = {
 }
 
 
+_VERSIONS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "bash": (("bash", ("bash", "--version")), ("curl", ("curl", "--version"))),
+    "python": (("Python", (sys.executable, "--version")),),
+    "golang": (("Go", ("go", "version")),),
+    "javascript": (("Node.js", ("node", "--version")),),
+    "typescript": (("TypeScript", (str(NPM / ".bin" / "tsc"), "--version")), ("Node.js", ("node", "--version"))),
+    "java": (("OpenJDK", ("java", "-version")),),
+    "csharp": (("Mono", ("mono", "--version")),),
+    "rust": (("Rust", ("rustc", "--version")),),
+    "cpp": (("g++", ("g++", "-dumpfullversion")), ("libcurl", ("curl-config", "--version"))),
+    "ruby": (("Ruby", ("ruby", "--version")),),
+    "php": (("PHP", ("php", "--version")),),
+    "erlang": (("Erlang", ("erl", "-noshell", "-eval", "io:put_chars(erlang:system_info(otp_release)), halt(0).")),),
+    "lua": (("Lua", ("lua5.4", "-v")),),
+    "perl": (("Perl", ("perl", "-e", "print $^V")),),
+    "r": (("R", ("Rscript", "--version")),),
+    "postman": (("newman", (str(NPM / ".bin" / "newman"), "--version")), ("Node.js", ("node", "--version"))),
+}
+"""What the programs of a language are run or compiled by: its name, and the command that prints its version."""
+
+
 @cache
-def _lacking(language: str) -> str:
+def interpreter(language: str) -> str:
+    """What runs the programs, with versions: ``bash 5.2.15, curl 7.88.1``."""
+    told = []
+    for name, command in _VERSIONS[language]:
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=LIMIT_S)
+        version = re.search(r"\d+(?:\.\d+)*", done.stdout + done.stderr)
+        assert version is not None, (command, done)
+        told.append(f"{name} {version[0]}")
+    return ", ".join(told)
+
+
+@cache
+def lacking(language: str) -> str:
+    """The command that fails because the language is not installed; empty if it is."""
     for command in RUNNERS[language].needs:
         if shutil.which(command[0]) is None:
             return command[0]
@@ -199,6 +234,6 @@ def _lacking(language: str) -> str:
 
 def require(language: str) -> Runner:
     """The runner of ``language``; skips the test where it is not installed, saying what is to be."""
-    if lacking := _lacking(language):
-        pytest.skip(f"{lacking[:80]!r} fails: install {RUNNERS[language].package} (make test-clients)")
+    if command := lacking(language):
+        pytest.skip(f"{command[:80]!r} fails: install {RUNNERS[language].package} (make test-clients)")
     return RUNNERS[language]

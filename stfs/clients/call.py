@@ -12,9 +12,11 @@ from math import prod
 from typing import Any
 from urllib.parse import urlsplit
 
-from stfs.clients.example import Filled, example
-from stfs.errors import InvalidRequest
-from stfs.signature import Signature
+from stfs.clients.example import Filled, example, has_base64, is_called_image
+from stfs.errors import InvalidInput, InvalidRequest
+from stfs.images.options import ImageOptions
+from stfs.images.plan import Asked, make_plan
+from stfs.signature import CLASSIFY, REGRESS, STRING, Signature
 
 MAX_JSON_VALUES = 4_000_000
 """Values that an example in JSON may have."""
@@ -26,11 +28,15 @@ class Call:
 
     ``url`` is where it is posted to; ``body`` a JSON object whose leaves may be :class:`Filled`; ``auth`` says that the
     server asks for credentials, which are never part of a call.
+
+    ``form`` is for a model that takes an image and nothing else: the fields, by name, of a form that asks the same of
+    an image file, but for the file, which goes into the field ``image``. ``None`` for other models.
     """
 
     url: str
     body: Mapping[str, Any]
     auth: bool = False
+    form: Mapping[str, str] | None = None
 
     @property
     def tls(self) -> bool:
@@ -56,7 +62,30 @@ def make_call(
     body: dict[str, Any] = {"model_name": model_name, "model_version": model_version}
     if not is_default:
         body["signature_name"] = signature.name
-    return Call(server_url(url) + "/", body | {"data": example(signature, platform)}, auth)
+    data = example(signature, platform)
+    form = None
+    if takes_image(signature):
+        form = {key: str(value) for key, value in body.items()}
+        if has_base64(data) and not signature.inputs[0].name.endswith("_bytes"):
+            form["base64_decode"] = "true"  # bytes, as in the example; of inputs that are called so the server knows it
+    return Call(server_url(url) + "/", body | {"data": data}, auth, form)
+
+
+def takes_image(signature: Signature) -> bool:
+    """Whether an image file is all that a request needs: one input, which by its name or its shape is for images."""
+    if len(signature.inputs) != 1:
+        return False
+    (spec,) = signature.inputs
+    if spec.dtype == STRING:
+        is_records = signature.method_name in (CLASSIFY, REGRESS)
+        return not is_records and (is_called_image(spec) or spec.name.endswith("_bytes"))
+    if len(spec.shape or ()) < 4 and not is_called_image(spec):  # of three dimensions, most are series of rows
+        return False
+    try:
+        make_plan(spec, ImageOptions(), Asked())
+    except (InvalidInput, InvalidRequest):
+        return False
+    return True
 
 
 def server_url(url: str) -> str:

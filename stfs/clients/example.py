@@ -128,12 +128,20 @@ def _pattern(spec: TensorSpec, text: Text) -> tuple[Any, ...]:
 def _text(spec: TensorSpec, *, is_examples: bool, takes_bytes: bool) -> Any:
     if is_examples:
         return {"b64": base64.b64encode(NO_FEATURES).decode()}
-    called = f"{spec.name} {spec.graph_name}"
-    if not (_BASE64.search(called) or _IMAGE.search(called) or spec.name.endswith("_bytes")):
+    if not (is_called_image(spec) or spec.name.endswith("_bytes")):
         return "text"
-    if _BASE64.search(called) or not takes_bytes:
+    if _BASE64.search(_called(spec)) or not takes_bytes:
         return base64.urlsafe_b64encode(tiny_png()).decode()
     return {"b64": base64.b64encode(tiny_png()).decode()}
+
+
+def is_called_image(spec: TensorSpec) -> bool:
+    """Whether its name, here or in its graph, says that it takes images."""
+    return bool(_BASE64.search(_called(spec)) or _IMAGE.search(_called(spec)))
+
+
+def _called(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.graph_name}"
 
 
 @cache

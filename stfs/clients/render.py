@@ -42,5 +42,6 @@ def render(language: Language, call: Call) -> str:
             tls=call.tls,
             has_filled=any(isinstance(value, Filled) for value in data.values()),
             has_base64=has_base64(data),
+            form=None if call.form is None else {name: languages.literal(language, v) for name, v in call.form.items()},
         )
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from client_models import CANARY, NASTY_INPUTS, NASTY_NAME
 
-from stfs.clients.call import MAX_JSON_VALUES, json_body, make_call, server_url
+from stfs.clients.call import MAX_JSON_VALUES, json_body, make_call, server_url, takes_image
 from stfs.clients.example import MAX_WRITTEN_VALUES, NO_FEATURES, Filled, example, tiny_png
 from stfs.errors import InvalidRequest
 from stfs.signature import CLASSIFY, PREDICT, STRING, Signature, TensorSpec
@@ -72,6 +72,44 @@ def test_images_are_bytes_where_the_platform_takes_them(name):
 def test_a_graph_that_decodes_base64_itself_is_given_text():
     for text in one("string", (None,), name="images", platform="tensorflow", graph_name="model_input_b64_images:0"):
         assert base64.urlsafe_b64decode(text) == tiny_png()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "shape", "graph_name", "takes"),
+    [
+        ("images", "string", (None,), "", True),
+        ("input", "string", (None,), "model_input_b64_images:0", True),
+        ("data_bytes", "string", (None, 1), "", True),
+        ("text", "string", (None,), "", False),
+        ("data_0", "float32", (None, 3, 224, 224), "", True),
+        ("data_0", "float32", (None, 224, 224, 3), "", True),
+        ("x", "uint8", (1, 28, 28, 1), "", True),
+        ("x", "float32", (None, 28, 28), "", False),  # as likely a series of 28 rows
+        ("image", "float32", (None, 28, 28), "", True),
+        ("image", "float32", (None, None, None, None), "", False),  # a client cannot know what to ask for
+        ("x", "float32", (None, 16, 16, 16), "", False),
+        ("x", "bool", (None, 8, 8, 3), "", False),
+        ("image", "float32", (None, 784), "", False),
+        ("x", "float32", None, "", False),
+    ],
+)
+def test_which_models_are_asked_about_an_image_file(name, dtype, shape, graph_name, takes):
+    spec = TensorSpec(name, STRING if dtype == "string" else np.dtype(dtype), shape, graph_name=graph_name)
+    assert takes_image(signature(spec)) == takes
+    assert not takes_image(signature(spec, TensorSpec("other", np.dtype("float32"), (None,))))
+    assert not takes_image(signature(spec, method_name=CLASSIFY)) or dtype != "string"
+
+
+def test_a_form_asks_the_same_as_the_example():
+    def form(name, platform, is_default=True):
+        spec = TensorSpec(name, STRING, (None,))
+        return make_call(URL, "m", 3, signature(spec), platform, is_default=is_default).form
+
+    assert form("image", "onnx") == {"model_name": "m", "model_version": "3"}
+    assert form("image", "tensorflow") == {"model_name": "m", "model_version": "3", "base64_decode": "true"}
+    assert form("image_bytes", "tensorflow") == {"model_name": "m", "model_version": "3"}
+    assert form("image_b64", "tensorflow", False) == {"model_name": "m", "model_version": "3", "signature_name": "s"}
+    assert form("text", "tensorflow") is None
 
 
 def test_the_image_is_one():

@@ -23,8 +23,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 NAMES = [language.name for language in LANGUAGES]
 
 
-def call(*names, url="http://127.0.0.1:8500", auth=False, shape=(None, 2), model_name="m"):
-    specs = tuple(TensorSpec(name, np.dtype("float32"), shape) for name in names)
+def call(*names, url="http://127.0.0.1:8500", auth=False, shape=(None, 2), model_name="m", dtype=None):
+    specs = tuple(TensorSpec(name, dtype or np.dtype("float32"), shape) for name in names)
     return make_call(url, model_name, 7, Signature("s", specs, (), True), "onnx", is_default=False, auth=auth)
 
 
@@ -74,6 +74,22 @@ def test_no_name_is_written_as_it_is(language):
             if CANARY in line:
                 assert f"{sign}{CANARY}" not in line
                 assert f"{sign}touch" not in line
+
+
+@pytest.mark.parametrize("language", LANGUAGES, ids=NAMES)
+def test_programs_of_image_models_take_a_file_and_no_name_is_written_into_the_form(language):
+    for shape, dtype in (((None,), STRING), ((None, 224, 224, 3), np.dtype("float32"))):
+        for auth in (False, True):
+            made = call("image", url="https://h", auth=auth, shape=shape, dtype=dtype, model_name=NASTY_NAME)
+            text = render(language, made)
+            assert text.isascii()
+            assert len(text) < 8000
+            assert ("photo.jpg" in text) == (language.name != "postman")
+            if language.name == "postman":
+                text = re.sub(r'"(?:name|raw)": ".*"', "", text)
+            for sign in ("$(", "`", "#{", "{{", "';", "*/"):
+                assert not any(f"{sign}touch" in line for line in text.splitlines())
+    assert "photo.jpg" not in render(language, call("x"))
 
 
 @given(st.text(), st.sampled_from([language.escape for language in LANGUAGES]))

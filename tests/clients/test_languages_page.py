@@ -1,5 +1,6 @@
 """docs/languages.md: the program of each language is run, as it stands, against a server."""
 
+import importlib.util
 import json
 
 import pytest
@@ -36,6 +37,32 @@ def test_the_page_has_the_languages_of_the_clients_and_names_the_others():
     assert names - set(PROGRAMS) == set(named)
     page = (DOCS / "languages.md").read_text()
     assert f"({', '.join(named.values())})" in page
+
+
+def test_the_table_of_what_was_run_has_every_language_and_a_reason_for_each_gap():
+    spec = importlib.util.spec_from_file_location("write_clients_run", DOCS / "write_clients_run.py")
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    page = (DOCS / "languages.md").read_text()
+    rows = page.split(writer.BEGIN)[1].split(writer.END)[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in rows.strip().splitlines()]
+    assert cells[0] == ["language", "run by", *writer.KINDS.values()]
+    found = {name: (by, told) for name, by, *told in cells[2:]}
+    assert list(found) == [language.name for language in languages.LANGUAGES]
+    for name, (by, told) in found.items():
+        if by.startswith("not to be had:"):
+            assert not any(told)
+        else:
+            # Postman's collection is changed by hand to send a file.
+            assert told == ["answered"] * 4 + ["" if name == "postman" else "answered"], name
+            assert any(character.isdigit() for character in by)
+    run = {
+        name: {"by": by, "lacking": "", "models": dict(zip(writer.KINDS, told, strict=True))}
+        for name, (by, told) in found.items()
+    }
+    assert writer.put(page, writer.table(run)) == page
+    lacking = {"cobol": {"by": "", "lacking": "cobc", "models": {}}}
+    assert "| cobol | not to be had: `cobc` fails |  |" in writer.table(lacking)
 
 
 @pytest.mark.slow  # starts a server, compiles
