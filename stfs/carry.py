@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import re
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,10 +23,14 @@ log = logging.getLogger(__name__)
 
 MAX_ERROR_CHARACTERS = 1000
 
-ECHOED = ("X-Request-Id", "traceparent")
+REQUEST_ID = "X-Request-Id"
+
+ECHOED = (REQUEST_ID, "traceparent")
 """What a client calls its request by comes back with the answer (``traceparent`` is of W3C Trace Context)."""
 
 MAX_ECHOED_CHARACTERS = 512
+
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 ASKS_TIMING = "X-Server-Timing"
 """The header or metadata by which a client asks to be told how long the steps took."""
@@ -41,10 +46,10 @@ def server_timing(lease: Lease, journey: Journey) -> str:
 
 
 @contextmanager
-def counted(context: Context, lease: Lease, dialect: str) -> Iterator[None]:
+def counted(context: Context, lease: Lease, dialect: str, request_id: str | None = None) -> Iterator[None]:
     """Around one request: counts it once, whatever happens, and lets its model go at the end.
 
-    What is not foreseen is logged, and raised as :class:`ModelFailed`.
+    What is not foreseen is logged, and raised as :class:`ModelFailed`. The log tells the request's id, if it has one.
     """
     started_s = time.monotonic()
     outcome = "ok"
@@ -52,13 +57,14 @@ def counted(context: Context, lease: Lease, dialect: str) -> Iterator[None]:
         yield
     except RequestError as error:
         outcome = snake_case(type(error).__name__)
+        log_failure(error, dialect, request_id)
         raise
     except asyncio.CancelledError:
         outcome = "cancelled"
         raise
     except Exception as error:
         outcome = "internal"
-        log.exception("a request of dialect %s failed", dialect)
+        log.exception("a request of dialect %s failed%s", dialect, called(request_id))
         raise ModelFailed(f"{type(error).__name__}: {error}") from error
     finally:
         record(context, lease, dialect, outcome, time.monotonic() - started_s)
@@ -120,11 +126,33 @@ def served_headers(lease: Lease) -> Mapping[str, str]:
 
 def echoed(headers: Mapping[str, str]) -> dict[str, str]:
     """What of the request's headers (names in any case, if ``headers`` takes them so) comes back with the answer."""
-    return {
-        name: value
-        for name in ECHOED
-        if (value := headers.get(name)) is not None and len(value) <= MAX_ECHOED_CHARACTERS and value.isascii()
-    }
+    return {name: value for name in ECHOED if (value := headers.get(name)) is not None and is_sane(value)}
+
+
+def is_sane(value: str) -> bool:
+    """Whether a client may call its request so: visible ASCII without spaces, of a bounded length."""
+    return len(value) <= MAX_ECHOED_CHARACTERS and _VISIBLE.fullmatch(value) is not None
+
+
+def gives_ids(context: Context) -> bool:
+    """Whether requests whose clients give them no id are given one: where something is kept of each of them."""
+    return context.config.access_log != "off" or context.tracing is not None
+
+
+def make_request_id() -> str:
+    """32 hexadecimal digits at random, as a trace id has them."""
+    return secrets.token_hex(16)
+
+
+def called(request_id: str | None) -> str:
+    """What a line of the log says besides, of a request with this id."""
+    return "" if request_id is None else f" ({REQUEST_ID}: {request_id})"
+
+
+def log_failure(error: RequestError, dialect: str, request_id: str | None) -> None:
+    """Log whose request it was that the model failed at; the model's own words are logged with its batch."""
+    if request_id is not None and isinstance(error, ModelFailed):
+        log.error("a request of dialect %s failed%s: %s", dialect, called(request_id), error)
 
 
 def snake_case(name: str) -> str:

@@ -123,6 +123,11 @@ class Door:
         # As whole numbers, for flags take longer than all the rest here.
         return found is not None and bool(needs._value_ & found.allows)
 
+    def name_of(self, authorization: bytes | None) -> str | None:
+        """The user whose credentials these are, of those that have been found right; for the access log."""
+        found = None if authorization is None else self._remembered.get(self._digest(authorization))
+        return None if found is None else found.identity.name
+
     async def refusal(self, authorization: bytes | None, address: str | None, needs: Scope) -> Refusal | None:
         """Why this request is refused, ``None`` if it is not: any of the scopes in ``needs`` will do.
 

@@ -117,7 +117,7 @@ async def _answer(context: Context, body: bytes, call: Call) -> _Answer:
     message: oip_pb.Message | None = None
     started_s = time.monotonic()
     try:
-        with counted(context, call.lease, DIALECT.name):
+        with counted(context, call.lease, DIALECT.name, call.request_id):
             check_size(context, body)
             message = oip_pb.scan(body)
             return _Answer(await answer(call, message, started_s, oip_pb.encode_streamed), call)

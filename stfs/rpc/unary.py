@@ -17,10 +17,15 @@ import grpc
 
 from stfs.carry import (
     ASKS_TIMING,
+    REQUEST_ID,
     Journey,
+    called,
     counted,
     deadline,
     echoed,
+    gives_ids,
+    is_sane,
+    make_request_id,
     retry_after_s,
     served_headers,
     server_timing,
@@ -56,10 +61,13 @@ class Call:
     deadline_s: float | None
     journey: Journey | None
     metadata: Metadata
+    request_id: str | None
 
     def trailing(self) -> tuple[tuple[str, str], ...]:
         """What the answer's trailing metadata tells: who answered, the client's own marks, times if it asked."""
         told = {**served_headers(self.lease), **echoed(_AnyCase(self.metadata))}
+        if self.request_id is not None:
+            told[REQUEST_ID] = self.request_id
         if self.journey is not None:
             told["Server-Timing"] = server_timing(self.lease, self.journey)
         return tuple((name.lower(), value) for name, value in told.items())
@@ -77,7 +85,10 @@ def open_call(context: Context, rpc: Any) -> Call:
         limit_s = context.config.request_timeout_s
     expires_s = deadline(limit_s, None if left_s is None else left_s * 1e3, time.monotonic())
     journey = Journey() if ASKS_TIMING.lower() in metadata else None
-    return Call(context, Lease(context), expires_s, journey, metadata)
+    request_id = metadata.get(REQUEST_ID.lower())
+    if request_id is None or not is_sane(request_id):
+        request_id = make_request_id() if gives_ids(context) else None
+    return Call(context, Lease(context), expires_s, journey, metadata, request_id)
 
 
 def unary(context: Context, dialect: Dialect, work: Work, *, inference: bool = True) -> grpc.RpcMethodHandler:
@@ -91,7 +102,8 @@ def unary(context: Context, dialect: Dialect, work: Work, *, inference: bool = T
     async def handle(body: bytes, rpc: Any) -> bytes:
         call = open_call(context, rpc)
         try:
-            with counted(context, call.lease, dialect.name) if inference else _uncounted(call.lease):
+            counts = counted(context, call.lease, dialect.name, call.request_id) if inference else _uncounted(call)
+            with counts:
                 check_size(context, body)
                 answer = await work(call, body)
         except RequestError as error:
@@ -122,17 +134,17 @@ def check_size(context: Context, body: bytes) -> None:
 
 
 @contextmanager
-def _uncounted(lease: Lease) -> Iterator[None]:
+def _uncounted(call: Call) -> Iterator[None]:
     """As :func:`stfs.carry.counted`, for calls that are no inference."""
     try:
         yield
     except RequestError:
         raise
     except Exception as error:
-        log.exception("a call failed")
+        log.exception("a call failed%s", called(call.request_id))
         raise ModelFailed(f"{type(error).__name__}: {error}") from error
     finally:
-        lease.release()
+        call.lease.release()
 
 
 class _AnyCase(dict[str, str]):

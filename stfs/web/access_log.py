@@ -16,17 +16,20 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from aiohttp import web
 
-from stfs.carry import echoed
+from stfs.carry import REQUEST_ID, echoed
 from stfs.config import ServerConfig
 from stfs.context import Lease
 from stfs.errors import ConfigError
 from stfs.signature import Signature, Tensors
+from stfs.web.key import CONTEXT
+from stfs.web.request_ids import request_id
 
 log = logging.getLogger("stfs.web")
 
@@ -67,6 +70,14 @@ def rows_of(signature: Signature, inputs: Tensors) -> int | None:
     return first.shape[0] if signature.batchable and first is not None and first.ndim else None
 
 
+@dataclass(frozen=True, slots=True)
+class Who:
+    """Who has sent a request: the address that it came from, and the user whose right credentials it came with."""
+
+    address: str | None
+    user: str | None = None
+
+
 class AccessLog:
     """Where lines go. Made by :func:`open_log`; the loop's thread asks and writes, :meth:`close` may block."""
 
@@ -94,19 +105,24 @@ class AccessLog:
         path: str,
         status: int,
         duration_s: float,
-        client: str | None,
+        who: Who,
         headers: Mapping[str, str],
         carried: Carried | None,
     ) -> None:
-        """One line. ``headers`` are those of :func:`stfs.carry.echoed`, ``path`` is without its query."""
+        """One line. ``headers`` are what the request is called by, ``path`` is without its query.
+
+        A line is described by ``docs/access-log.schema.json``.
+        """
         line: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "client": client,
+            "client": who.address,
             "method": method,
             "path": path,
             "status": status,
             "duration_ms": round(duration_s * 1e3, 3),
         }
+        if who.user is not None:
+            line["user"] = who.user
         if carried is not None:
             line["dialect"] = carried.dialect
             if (served := carried.lease.served) is not None:
@@ -164,6 +180,14 @@ def open_log(config: ServerConfig) -> AccessLog | None:
     return AccessLog(sink, config.access_log_sample, owns_sink=True)
 
 
+def _who(request: web.Request) -> Who:
+    door, given = request.app[CONTEXT].door, request.headers.getall("Authorization", [])
+    user = None
+    if door is not None and len(given) == 1:
+        user = door.name_of(given[0].encode(errors="surrogateescape"))
+    return Who(request.remote, user)
+
+
 def logging_middleware(access_log: AccessLog) -> Any:
     """What logs each request of the stock path, whatever becomes of it. To stand before all others."""
 
@@ -185,6 +209,8 @@ def logging_middleware(access_log: AccessLog) -> Any:
             if access_log.takes():
                 path, seconds = request.rel_url.raw_path, time.monotonic() - started_s
                 told, carried = echoed(request.headers), request.get(CARRIED)
-                access_log.write(request.method, path, status, seconds, request.remote, told, carried)
+                if (name := request_id(request)) is not None:
+                    told[REQUEST_ID] = name
+                access_log.write(request.method, path, status, seconds, _who(request), told, carried)
 
     return logged

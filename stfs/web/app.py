@@ -17,6 +17,7 @@ from stfs.web.guard import guard, prepare
 from stfs.web.hot_shared import HotPath
 from stfs.web.key import CONTEXT
 from stfs.web.off_loop import OFF_LOOP, OffLoop
+from stfs.web.request_ids import add_ids
 
 log = logging.getLogger("stfs.web")
 
@@ -43,6 +44,7 @@ def make_app(
         app.on_cleanup.append(close_log)
     app[CONTEXT] = context
     prepare(app, context.config)
+    add_ids(app, context)
     off_loop = app[OFF_LOOP] = OffLoop()
 
     async def end_threads(_: web.Application) -> None:

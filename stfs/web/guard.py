@@ -14,9 +14,11 @@ from aiohttp import web
 from stfs.access.door import Refusal, Why
 from stfs.access.origins import Origins
 from stfs.access.scopes import EVERY_SCOPE, Scope, http_scope
+from stfs.carry import called
 from stfs.config import ServerConfig
 from stfs.context import Context
 from stfs.web.key import CONTEXT
+from stfs.web.request_ids import request_id
 
 log = logging.getLogger("stfs.web")
 
@@ -62,7 +64,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         return _in_our_form(request, error)
     except Exception:
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("%s %s failed%s", request.method, request.path, called(request_id(request)))
         return _error(500, "the server failed on this request; its log has the details")
 
 

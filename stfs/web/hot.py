@@ -20,13 +20,13 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from stfs import errors
-from stfs.carry import record, snake_case, sooner
+from stfs.carry import called, log_failure, record, snake_case, sooner
 from stfs.context import Lease
 from stfs.protocols.request import Payload
 from stfs.signature import Tensors
 from stfs.web import compression, hot_large
 from stfs.web.access_log import CLIENT_CLOSED, Carried
-from stfs.web.hot_shared import HotPath, Logged, echoed, lines, logged
+from stfs.web.hot_shared import HotPath, Logged, echoed, lines, logged, request_id_of
 from stfs.web.infer import error_parts
 
 if TYPE_CHECKING:
@@ -198,7 +198,8 @@ class HotHandler(RequestHandler):
         self._lease = lease = Lease(hot.context, name, version)
         if hot.access_log is not None and self.transport is not None:
             peer = self.transport.get_extra_info("peername")
-            self._logged = logged(head, peer, Carried(self._dialect.name, lease))
+            self._logged = logged(hot, head, peer, Carried(self._dialect.name, lease))
+            self._echo = lines(self._logged.headers)
         try:
             if self._dialect.looks:
                 body: bytes | memoryview = memoryview(message)[head.body_at :]
@@ -247,7 +248,8 @@ class HotHandler(RequestHandler):
             except errors.RequestError as failure:
                 error = failure
             except Exception as failure:
-                log.exception("an answer could not be encoded for %s", self._dialect.name)
+                told = called(request_id_of(self._echo))
+                log.exception("an answer could not be encoded for %s%s", self._dialect.name, told)
                 error = errors.ModelFailed(f"{type(failure).__name__}: {failure}")
                 outcome = "internal"
             else:
@@ -266,6 +268,8 @@ class HotHandler(RequestHandler):
                 return
         assert error is not None, "a reply has outputs or an error"
         outcome = snake_case(type(error).__name__) if outcome == "ok" else outcome
+        if self._echo:
+            log_failure(error, self._dialect.name, request_id_of(self._echo))
         status, body, headers = error_parts(self._dialect, error, self._lease)
         self._write(outcome, status, body, lines(headers) + self._echo)
 

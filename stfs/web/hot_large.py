@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stfs import errors
-from stfs.carry import sooner
+from stfs.carry import called, sooner
 from stfs.context import Lease
 from stfs.protocols.request import Payload
 from stfs.signature import Signature, Tensors
 from stfs.web import compression
 from stfs.web.access_log import CLIENT_CLOSED, Carried
-from stfs.web.hot_shared import echoed, lines, logged
+from stfs.web.hot_shared import echoed, lines, logged, request_id_of
 from stfs.web.infer import LATE_BODY, Encode, error_parts
 from stfs.web.off_loop import AwayLease, is_for_thread, is_large
 
@@ -72,7 +72,8 @@ def begin(handler: HotHandler, data: bytes | bytearray, head: Head) -> bool:
     handler._lease = lease = Lease(handler._hot.context, name, version)
     if handler._hot.access_log is not None:
         peer = transport.get_extra_info("peername")
-        handler._logged = logged(head, peer, Carried(handler._dialect.name, lease))
+        handler._logged = logged(handler._hot, head, peer, Carried(handler._dialect.name, lease))
+        handler._echo = lines(handler._logged.headers)
     request.go(memoryview(data)[head.body_at :])
     return True
 
@@ -231,7 +232,8 @@ class LargeRequest(asyncio.BufferedProtocol):
         except errors.RequestError as error:
             handler._answer(None, error)
         except Exception as error:
-            log.exception("a request of dialect %s failed", handler._dialect.name)
+            told = called(request_id_of(handler._echo))
+            log.exception("a request of dialect %s failed%s", handler._dialect.name, told)
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
@@ -261,7 +263,8 @@ class LargeRequest(asyncio.BufferedProtocol):
         except errors.RequestError as error:
             handler._answer(None, error)
         except Exception as error:
-            log.exception("an answer could not be encoded for %s", handler._dialect.name)
+            told = called(request_id_of(handler._echo))
+            log.exception("an answer could not be encoded for %s%s", handler._dialect.name, told)
             self._fail(error)
         else:
             handler._lease.encode_s = time.monotonic() - self._encoding_s

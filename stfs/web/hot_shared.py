@@ -19,10 +19,10 @@ from aiohttp.http import SERVER_SOFTWARE
 from stfs import codec
 from stfs.access.origins import Origins
 from stfs.access.scopes import Scope
-from stfs.carry import MAX_ECHOED_CHARACTERS
+from stfs.carry import REQUEST_ID, is_sane, make_request_id
 from stfs.context import Context
 from stfs.protocols.request import Payload
-from stfs.web.access_log import AccessLog, Carried
+from stfs.web.access_log import AccessLog, Carried, Who
 from stfs.web.infer import STFS, Dialect
 from stfs.web.off_loop import OffLoop
 from stfs.web.oip import OIP, V2_INFER
@@ -98,6 +98,10 @@ class HotPath:
         """Whether these credentials are known to be right, and to allow inference. If not, the stock path looks."""
         return self._door is None or self._door.lets_in(authorization, Scope.INFER)
 
+    def name_of(self, authorization: bytes | None) -> str | None:
+        """The user whose credentials these are, if users are asked for them."""
+        return None if self._door is None else self._door.name_of(authorization)
+
     def response(self, status: int, payload: bytes | Payload, served: int | None, more: bytes = b"") -> bytes:
         """A whole HTTP/1.1 response with the headers that the stock path sends.
 
@@ -144,32 +148,39 @@ class Logged:
     """What the access log tells of a request on the hot path, but for how it ended."""
 
     path: str
-    client: str | None
+    who: Who
     headers: Mapping[str, str]
     carried: Carried
 
     def write(self, access_log: AccessLog, status: int, duration_s: float) -> None:
         """The request's line, if it is one of those that are logged."""
         if access_log.takes():
-            access_log.write("POST", self.path, status, duration_s, self.client, self.headers, self.carried)
+            access_log.write("POST", self.path, status, duration_s, self.who, self.headers, self.carried)
 
 
-def logged(head: Head, peer: object, carried: Carried) -> Logged:
-    """``peer`` is the transport's ``peername``."""
+def logged(hot: HotPath, head: Head, peer: object, carried: Carried) -> Logged:
+    """``peer`` is the transport's ``peername``. A request without an id is given one, as on the stock path."""
     client = peer[0] if isinstance(peer, tuple | list) and peer else None
-    told = (("X-Request-Id", head.request_id), ("traceparent", head.traceparent))
-    headers = {name: value.decode("latin-1") for name, value in told if value is not None}
-    short = {name: value for name, value in headers.items() if len(value) <= MAX_ECHOED_CHARACTERS}
-    return Logged(head.path.decode("latin-1"), client, short, carried)
+    headers = _names(head)
+    headers.setdefault(REQUEST_ID, make_request_id())
+    return Logged(head.path.decode("latin-1"), Who(client, hot.name_of(head.authorization)), headers, carried)
 
 
 def echoed(head: Head) -> bytes:
     """What the client calls its request by, as header lines; as :func:`stfs.carry.echoed`."""
-    told = b""
-    for name, value in ((b"X-Request-Id", head.request_id), (b"traceparent", head.traceparent)):
-        if value is not None and len(value) <= MAX_ECHOED_CHARACTERS:
-            told += b"%b: %b\r\n" % (name, value)
-    return told
+    return lines(_names(head))
+
+
+def request_id_of(echo: bytes) -> str | None:
+    """The request's id in the header lines that come back to its client, if it is there."""
+    name, _, rest = echo.partition(b": ")
+    return rest.partition(b"\r\n")[0].decode("latin-1") if name == REQUEST_ID.encode() else None
+
+
+def _names(head: Head) -> dict[str, str]:
+    told = ((REQUEST_ID, head.request_id), ("traceparent", head.traceparent))
+    texts = {name: value.decode("latin-1") for name, value in told if value is not None}
+    return {name: text for name, text in texts.items() if is_sane(text)}
 
 
 def lines(headers: Mapping[str, str]) -> bytes:

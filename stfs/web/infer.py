@@ -33,6 +33,7 @@ from stfs.web import compression
 from stfs.web.access_log import CARRIED, CLIENT_CLOSED, Carried
 from stfs.web.key import CONTEXT
 from stfs.web.off_loop import OFF_LOOP, OFF_LOOP_BYTES, is_for_thread, is_large
+from stfs.web.request_ids import request_id
 from stfs.web.traced import begin, end
 
 log = logging.getLogger("stfs.web")
@@ -102,7 +103,7 @@ async def answer(
     journey = trace.journey if trace is not None else Journey() if ASKS_TIMING in request.headers else None
     failure: errors.RequestError | None = None
     try:
-        with counted(context, lease, dialect.name):
+        with counted(context, lease, dialect.name, request_id(request)):
             if refusal is not None:
                 raise refusal
             deadline_s = deadline(context.config.request_timeout_s, _asked_timeout_ms(request), started_s)

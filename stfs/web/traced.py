@@ -12,6 +12,7 @@ from aiohttp import web
 from stfs.carry import snake_case
 from stfs.context import Lease
 from stfs.tracing import Trace, Tracing
+from stfs.web.request_ids import request_id
 
 
 def begin(tracing: Tracing, request: web.Request, started_s: float) -> Trace | None:
@@ -25,7 +26,7 @@ def begin(tracing: Tracing, request: web.Request, started_s: float) -> Trace | N
     for name, value in (
         ("client.address", request.remote),
         ("user_agent.original", request.headers.get("User-Agent")),
-        ("http.request.header.x-request-id", request.headers.get("X-Request-Id")),
+        ("http.request.header.x-request-id", request_id(request)),
     ):
         if value is not None:
             told[name] = value

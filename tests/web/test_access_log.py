@@ -2,19 +2,23 @@
 
 import io
 import json
+import re
 import socket
 import threading
 import time
 from datetime import datetime
+from pathlib import Path
 
 import pytest
+from access_users import with_password, with_token, write_users
+from jsonschema import Draft202012Validator
 from odd_estimators import write_odd
-from running import run_cli, running
+from running import basic_auth, run_cli, running
 from simple_models import write_linear
 
 from stfs.context import Lease
 from stfs.web import access_log
-from stfs.web.access_log import AccessLog, Carried
+from stfs.web.access_log import AccessLog, Carried, Who
 
 pytestmark = pytest.mark.slow  # starts servers
 
@@ -33,6 +37,15 @@ def lines_of(path, count):
             return found
         assert time.monotonic() < end_s, f"{len(found)} of {count} lines:\n{text}"
         time.sleep(0.02)
+
+
+SCHEMA = Draft202012Validator(json.loads((Path(__file__).parents[2] / "docs" / "access-log.schema.json").read_text()))
+
+
+def check_lines(found):
+    """They are what the documentation says that lines are."""
+    for line in found:
+        SCHEMA.validate(line)
 
 
 @pytest.fixture
@@ -57,13 +70,17 @@ def test_every_request_has_a_line_that_tells_what_it_was(model, tmp_path, hot_pa
         assert server.get("/health?secret=1").status == 200
         assert server.get("/nowhere").status == 404
         found = lines_of(log, 7)
-    shown = [
-        {key: value for key, value in line.items() if key not in ("time", "client", "duration_ms")} for line in found
-    ]
+    check_lines(found)
+    given = [line["request_id"] for line in found[1:]]
+    assert len(set(given)) == 6
+    assert all(re.fullmatch("[0-9a-f]{32}", name) for name in given)
+    assert found[0]["request_id"] == "abc-1"
+    varies = ("time", "client", "duration_ms", "request_id")
+    shown = [{key: value for key, value in line.items() if key not in varies} for line in found]
     served = {"model": "linear", "version": 4}
     assert shown[0] == {
         "method": "POST", "path": "/", "status": 200, "dialect": "stfs", **served, "rows": 2,
-        "request_id": "abc-1", "traceparent": TRACE,
+        "traceparent": TRACE,
     }  # fmt: skip
     path = "/v1/models/linear/versions/4:predict"
     assert shown[1] == {"method": "POST", "path": path, "status": 200, "dialect": "tfserving", **served, "rows": 1}
@@ -79,6 +96,42 @@ def test_every_request_has_a_line_that_tells_what_it_was(model, tmp_path, hot_pa
         assert line["duration_ms"] >= 0
         assert line["time"].endswith("Z")
         assert before - 1 <= datetime.fromisoformat(line["time"]).timestamp() <= time.time() + 1
+
+
+@PATHS
+def test_who_asked_is_told_by_name_and_never_by_what_proves_it(model, tmp_path, hot_path):
+    log = tmp_path / "access.log"
+    users = write_users(tmp_path / "users.txt", with_password("ana", "g3heim"), with_token("bot", "stfs_token"))
+    argv = (f"--auth_users_file={users}", "--access_log=json", f"--access_log_file={log}", f"--hot_path={hot_path}")
+    body = json.dumps({"data": {"x": [[1, 2, 3]]}})
+    kind = {"Content-Type": "application/json"}
+    right, token = basic_auth("ana", "g3heim"), {"Authorization": "Bearer stfs_token"}
+    sent = [({}, 401), (right, 200), (right, 200), (token, 200), (token, 200), (basic_auth("ana", "gu3ssed"), 401)]
+    with running(model, *argv) as server:
+        for headers, status in sent:
+            assert server.call("POST", "/", body, kind | headers).status == status
+        assert server.call("POST", "/v2/repository/index", headers=token).status == 403
+        found = lines_of(log, 7)
+        told = server.log()
+    check_lines(found)
+    assert [line.get("user") for line in found] == [None, "ana", "ana", "bot", "bot", None, "bot"]
+    assert [line["status"] for line in found] == [status for _, status in sent] + [403]
+    for secret in ("g3heim", "gu3ssed", "stfs_token", right["Authorization"].split()[1]):
+        assert secret not in log.read_text() + told
+
+
+def test_the_schema_is_of_what_is_written_and_refuses_other_things(model):
+    good = {"time": "2026-01-02T03:04:05.678Z", "client": None, "method": "GET", "path": "/", "status": 200,
+            "duration_ms": 0.1, "request_id": "1"}  # fmt: skip
+    SCHEMA.validate(good)
+    wrong = {"status": 99, "time": "today", "duration_ms": -1, "rows": -1, "request_id": "a b", "password": "x"}
+    for key, value in wrong.items():
+        assert not SCHEMA.is_valid(good | {key: value}), key
+    for key in good:
+        assert not SCHEMA.is_valid({name: value for name, value in good.items() if name != key}), key
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    for key in SCHEMA.schema["properties"]:
+        assert f"`{key}`" in page
 
 
 @PATHS
@@ -127,7 +180,8 @@ def test_what_a_client_sends_stays_in_its_line(model, tmp_path, hot_path):
                 raw.sendall(head + b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
                 assert raw.makefile("rb").read().startswith(b"HTTP/1.1 200")
         found = lines_of(log, 3)
-    assert [line.get("request_id") for line in found] == ['"},{"a":"', "\\n\\u0000", None]
+    assert [line["request_id"] for line in found[:2]] == ['"},{"a":"', "\\n\\u0000"]
+    assert re.fullmatch("[0-9a-f]{32}", found[2]["request_id"])
 
 
 @PATHS
@@ -181,7 +235,7 @@ def test_lines_that_cannot_be_written_in_time_are_dropped_and_counted(monkeypatc
     monkeypatch.setattr(access_log, "MAX_WAITING_LINES", 2)
     sink = _Stuck()
     log = AccessLog(sink, 1, owns_sink=False)
-    write = lambda path: log.write("GET", path, 200, 0.001, None, {}, Carried("stfs", Lease(None)))  # noqa: E731
+    write = lambda path: log.write("GET", path, 200, 0.001, Who(None), {}, Carried("stfs", Lease(None)))  # noqa: E731
     write("/0")
     assert sink.is_writing.wait(30)
     for number in range(1, 6):
@@ -210,13 +264,13 @@ def test_a_disk_that_is_full_is_told_once_and_does_not_end_the_log(caplog):
     sink = Full()
     log = AccessLog(sink, 1, owns_sink=False)
     for number in range(3):
-        log.write("GET", f"/{number}", 200, 0.0, None, {}, None)
+        log.write("GET", f"/{number}", 200, 0.0, Who(None), {}, None)
         end_s = time.monotonic() + 30
         while not log._lines.empty() or (number == 0 and not caplog.records):
             assert time.monotonic() < end_s
             time.sleep(0.01)
     sink.is_full = False
-    log.write("GET", "/last", 200, 0.0, None, {}, None)
+    log.write("GET", "/last", 200, 0.0, Who(None), {}, None)
     log.close()
     assert "/last" in sink.getvalue()
     told = [record.getMessage() for record in caplog.records]

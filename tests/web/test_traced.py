@@ -87,12 +87,15 @@ def test_a_request_is_a_span_of_its_callers_trace_with_its_steps_below_it(tmp_pa
         assert answer.json == {"predictions": [[2, 4, 6], [8, 10, 12]]}
         assert "Server-Timing" not in answer.headers
         assert answer.headers["traceparent"] == sent["traceparent"]
+        unnamed = server.post("/v1/models/linear:predict", {"instances": []}, {"traceparent": sent["traceparent"]})
+        assert len(unnamed.headers["X-Request-Id"]) == 32
         after_ns = time.time_ns()
         assert server.stop() == 0  # what is left is sent before the end
     assert set(collector.paths) == {"/v1/traces"}
     assert collector.resources[0]["service.name"] == "stfs"
     assert collector.resources[0]["service.version"]
-    (span,) = collector.named("POST /v1/models/linear:predict")
+    span, other = collector.named("POST /v1/models/linear:predict")
+    assert attributes(other)["http.request.header.x-request-id"] == unnamed.headers["X-Request-Id"]
     assert (span.trace_id.hex(), span.parent_span_id.hex(), span.kind) == (TRACE, CALLER, SERVER)
     told = attributes(span)
     wanted = {
