@@ -36,7 +36,8 @@ class ModelConfig:
 
     ``batchable`` is ``None`` where the signature is to tell; ``False`` runs every request by itself.
     ``calibration_cache`` is a folder, ``auto`` or ``off``, as ``stfs.calibration.cache`` reads it.
-    ``cache_bytes`` is what answers may take that are kept for equal requests, 0 for none.
+    ``cache_bytes`` is what answers may take that are kept for equal requests, 0 for none. ``share_weight`` is
+    its part of the processors beside others that want them too, in proportion to theirs.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ModelConfig:
     calibration_cache: str = "off"
     cache_bytes: int = 0
     single_flight: bool = False
+    share_weight: float = 1.0
     threads: int = 0
     device: str = "auto"
     custom_op_paths: tuple[Path, ...] = ()
@@ -85,7 +87,8 @@ class ServerConfig:
     model that is not there yet is waited for at the start; ``load_retry_interval_s`` is the time between two tries to
     load one, ``None``: growing. ``label_rule`` says which labels may stand for versions that are not available: any,
     those that are new, or none (``available``). ``auth_by_password`` lets in who shows ``auth_username`` and
-    ``auth_password``; others are in ``auth_users_file``.
+    ``auth_password``; others are in ``auth_users_file``. ``run_slots`` are the runs of models that go on at once:
+    ``None`` for what the machine bears, 0 for any number.
     """
 
     models: tuple[ModelConfig, ...]
@@ -116,6 +119,7 @@ class ServerConfig:
     log_level: str = "info"
     workers: int = 1
     engine: str = "auto"
+    run_slots: int | None = None
     hot_path: bool = True
     access_log: str = "off"
     access_log_file: Path | None = None
@@ -265,6 +269,7 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
         calibration_cache=options["calibration_cache"],
         cache_bytes=options["cache_bytes"],
         single_flight=options["single_flight"],
+        share_weight=options["share_weight"],
         threads=options["threads"],
         device=options["device"],
         custom_op_paths=options["custom_op_paths"],
@@ -350,6 +355,7 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...], auth: M
         log_level="debug" if options["debug"] else options["log_level"],
         workers=options["workers"],
         engine=options["engine"],
+        run_slots=options["run_slots"],
         hot_path=options["hot_path"] != "off",
         metrics_path=TFSERVING_METRICS_PATH if "tfserving" in options["metrics_names"] else "",
         metrics_names=options["metrics_names"],

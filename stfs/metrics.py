@@ -84,6 +84,14 @@ class HistogramSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Sum:
+    """So many times, so many seconds in all."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that was recorded until now. Keys are label values in the order that each field's comment gives."""
 
@@ -93,20 +101,13 @@ class Snapshot:
     batch_rows: Mapping[ModelKey, HistogramSnapshot]
     padded_rows: Mapping[ModelKey, int]
     failed_batches: Mapping[ModelKey, int]
+    slot_waits: Mapping[ModelKey, Sum]
     queue_seconds: Mapping[ModelKey, HistogramSnapshot]
     run_seconds: Mapping[ModelKey, HistogramSnapshot]
     decode_seconds: Mapping[ModelKey, HistogramSnapshot]
     encode_seconds: Mapping[ModelKey, HistogramSnapshot]
     cache: Mapping[tuple[str, str, str], int] = field(default_factory=dict)  # model, version, what became of a request
     evicted: Mapping[ModelKey, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Sum:
-    """So many times, so many seconds in all."""
-
-    count: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,7 @@ class PerModel:
     padded_rows: int = 0
     failed_batches: int = 0
     evicted: int = 0
+    slot_waits: Adder = field(default_factory=Adder)
     reasons: dict[str, int] = field(default_factory=dict)
     cache: dict[str, int] = field(default_factory=dict)
     success: Adder = field(default_factory=Adder)
@@ -207,6 +209,7 @@ class PerModel:
         self.padded_rows += other.padded_rows
         self.failed_batches += other.failed_batches
         self.evicted += other.evicted
+        self.slot_waits.add(other.slot_waits)
         for reason, count in other.reasons.items():
             self.reasons[reason] = self.reasons.get(reason, 0) + count
         for what, count in other.cache.items():
@@ -324,14 +327,20 @@ class Metrics:
         reason: str,
         failed: bool,
         requests: int = 1,
+        slot_wait_s: float = 0.0,
     ) -> None:
-        """One run of the model: ``rows`` valid rows of ``requests``, ``padded`` more to reach an allowed size."""
+        """One run of the model: ``rows`` valid rows of ``requests``, ``padded`` more to reach an allowed size.
+
+        ``slot_wait_s``: how long it waited for runs of other models, if it had to.
+        """
         entry = self._model(model, version)
         entry.batch_rows.observe(rows)
         entry.queue_seconds.observe(queue_s)
         entry.run_seconds.observe(run_s)
         entry.padded_rows += padded
         entry.failed_batches += failed
+        if slot_wait_s:
+            entry.slot_waits.observe(slot_wait_s)
         entry.reasons[reason] = entry.reasons.get(reason, 0) + 1
         entry.last_s = self._clock()
         if not failed:
@@ -387,6 +396,7 @@ class Metrics:
             batch_rows={k: m.batch_rows.snapshot() for k, m in models.items()},
             padded_rows={k: m.padded_rows for k, m in models.items()},
             failed_batches={k: m.failed_batches for k, m in models.items()},
+            slot_waits={k: m.slot_waits.snapshot() for k, m in models.items()},
             queue_seconds={k: m.queue_seconds.snapshot() for k, m in models.items()},
             run_seconds={k: m.run_seconds.snapshot() for k, m in models.items()},
             decode_seconds={k: m.decode_seconds.snapshot() for k, m in models.items()},

@@ -20,6 +20,7 @@ from stfs.batcher.batcher import Batcher, BatchRecord
 from stfs.batcher.cache import ResponseCache
 from stfs.batcher.queue import Entry, Journey
 from stfs.batcher.sharing import SharingBatcher
+from stfs.batcher.slots import RunSlots, Share
 from stfs.calibration.load import MODEL_RAISES as MODEL_RAISES
 from stfs.calibration.load import Recorded, calibrate_model
 from stfs.calibration.result import Calibration
@@ -184,14 +185,21 @@ class ModelLoader:
     """Loads versions of the configured models: finds the platform, loads on a thread, warms up, makes the batchers.
 
     ``replay`` is called with each new model, once it answers and before it is given out; ``recordings`` is what it is
-    timed on.
+    timed on. Models have run slots in common if there are ``slots``.
     """
 
-    def __init__(self, metrics: Metrics, replay: Replay | None = None, recordings: Recordings | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        replay: Replay | None = None,
+        recordings: Recordings | None = None,
+        slots: RunSlots | None = None,
+    ) -> None:
         self._configs: Mapping[str, ModelConfig] = {}
         self._metrics = metrics
         self._replay = replay
         self._recordings = recordings
+        self._slots = slots
 
     def configure(self, configs: Iterable[ModelConfig]) -> None:
         """What to load each model with from now on.
@@ -234,6 +242,8 @@ class ModelLoader:
                 loop=loop,
                 observer=self._observer(name, version),
                 cost=calibrations[key].cost,
+                in_flight=calibrations[key].in_flight,
+                share=self._share_of(servable, config),
                 **({} if make is Batcher else {"place": key}),
             )
             for key, signature in signatures.items()
@@ -266,6 +276,12 @@ class ModelLoader:
     def _recorded(self, path: Path, servable: Servable, signatures: Mapping[str, Signature]) -> Recorded:
         return {} if self._recordings is None else self._recordings(path, servable, signatures)
 
+    def _share_of(self, servable: Servable, config: ModelConfig) -> Share | None:
+        if self._slots is None:
+            return None
+        on_gpu = config.device.startswith("cuda") or "cuda" in servable.runtime.lower()
+        return self._slots.join("cuda" if on_gpu else "cpu", config.name, config.share_weight)
+
     def _observer(self, name: str, version: int) -> Callable[[BatchRecord], None]:
         text = str(version)
 
@@ -280,6 +296,7 @@ class ModelLoader:
                 reason=record.reason,
                 failed=record.failed,
                 requests=record.requests,
+                slot_wait_s=record.slot_wait_s,
             )
 
         return observe

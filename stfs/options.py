@@ -168,6 +168,21 @@ def _folder_if_any(text: str) -> Path | None:
     return None if text.strip().lower() in ("", "true", "1", "yes", "on", "false", "0", "no", "off") else Path(text)
 
 
+def _slots(text: str) -> int | None:
+    if text.lower() in ("auto", "off"):
+        return None if text.lower() == "auto" else 0
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ValueError("expected auto, off or a whole number, 1 or more")
+    return int(text)
+
+
+def _weight(text: str) -> float:
+    value = float(text)
+    if not 0.001 <= value <= 1000:
+        raise ValueError("expected a number from 0.001 to 1000")
+    return value
+
+
 def _folder_or_switch(text: str) -> str:
     if not text.strip():
         raise ValueError("expected auto, off or a folder")
@@ -271,6 +286,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("cache_bytes", _bytes_or_none, "0", "memory for answers to equal requests (K, M, G); 0: keep none", _BATCH),
     Option("single_flight", _boolean, "false", "run equal requests that are under way at a time once", _BATCH),
+    Option("share_weight", _weight, "1", "part of the run slots beside other busy models, in proportion", _BATCH),
     Option("batchable", _boolean, "true", "false: run every request by itself", _BATCH),
     Option("host", str, "0.0.0.0", "address to listen on", _SERVER),
     Option("port", _port, "8500", "port to listen on; 0: any free one", _SERVER),
@@ -300,6 +316,13 @@ OPTIONS: tuple[Option, ...] = (
         _choice("auto", "shared", "replicated"),
         "auto",
         "with workers over 1: shared runs each model once for all of them, replicated in each; auto: by the model",
+        _SERVER,
+    ),
+    Option(
+        "run_slots",
+        _slots,
+        "auto",
+        "runs that go on at once where several models are busy: a number, auto (what the processors bear) or off",
         _SERVER,
     ),
     Option("hot_path", _choice("auto", "off"), "auto", "off: let aiohttp handle every request", _SERVER),
@@ -417,6 +440,7 @@ MODEL_KEYS = {
         "calibration_cache",
         "cache_bytes",
         "single_flight",
+        "share_weight",
         "batchable",
         "image_layout",
         "image_channels",

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from stfs.access.door import make_door
 from stfs.access.tls import ServerTls, make_tls
+from stfs.batcher.slots import RunSlots
 from stfs.config import ModelConfig, ServerConfig
 from stfs.context import Context
 from stfs.errors import ConfigError, SetupError
@@ -31,7 +32,7 @@ from stfs.lifecycle.source import FolderSource
 from stfs.lifecycle.to_its_end import to_its_end
 from stfs.metrics import Metrics
 from stfs.model import Model, ModelLoader, is_model
-from stfs.platforms.base import CORES_LEFT, all_cores
+from stfs.platforms.base import CORES_LEFT, all_cores, usable_cores
 from stfs.repository import Repository
 from stfs.tracing import Tracing
 from stfs.warmup.replay import recorded_requests, replay
@@ -58,7 +59,8 @@ class Server:
         self._door = make_door(config)
         self.metrics = Metrics()
         self.registry = WatchedRegistry()
-        self._loader = ModelLoader(self.metrics, replay, recorded_requests)
+        slots = RunSlots(config.run_slots, usable_cores())
+        self._loader = ModelLoader(self.metrics, replay, recorded_requests, slots)
         self._loader.configure(config.models)
         self.models = config.models
         self.manager: Manager[Model] = Manager(

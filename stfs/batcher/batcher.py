@@ -30,6 +30,7 @@ from stfs.batcher.places import Instance, Place, Places
 from stfs.batcher.policy import ROUNDING_S, BatchPolicy, Drain, Load, Slots, admits, are_stragglers, decide, gathers
 from stfs.batcher.queue import Entry, Journey, Queue, Reply, Together
 from stfs.batcher.runner import Batch, BatchRecord, Outcome, Outcomes, Run, Runner
+from stfs.batcher.slots import Share
 from stfs.batcher.thread import Job
 from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, RunTimedOut, Unavailable
 from stfs.signature import Tensors
@@ -69,7 +70,8 @@ class Batcher:
     ``cost`` is what runs take, as measured when the model was loaded, if it was. ``row_bytes`` is what a row's inputs
     hold, if that is the same for all; if not, each request's bytes are counted where they are bounded. ``on_refused``
     is told of each request that was refused for want of room or time, and why: ``full``, ``bytes``, ``late`` or
-    ``displaced``; as ``observer``.
+    ``displaced``; as ``observer``. ``share`` is its part in run slots that models have in common; it is left when the
+    batcher is closed.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Batcher:
         run_timeout_s: float = 0.0,
         row_bytes: int | None = None,
         on_refused: Callable[[str], None] | None = None,
+        share: Share | None = None,
     ) -> None:
         ways = tuple(instances) or (Instance(run),) * max(1, in_flight)
         self._slots = Slots(len(ways), len(ways) if instances else 1)
@@ -119,6 +122,9 @@ class Batcher:
         self._on_refused = on_refused
         self.places = Places(ways, lambda run: Runner(run, policy, name, merge, clock), name)
         self._run_timeout_s = run_timeout_s
+        self._share = share
+        if share is not None:
+            share.step = self._step
         self._start = start
         self._given_loop = loop
         self.queue: Queue = Queue() if self._levels is None else self._levels
@@ -388,6 +394,8 @@ class Batcher:
                 lane.told = False
         now_s = self.clock()
         self._answer_late(now_s)
+        if self._share is not None and self._waits_for_others(self._share):
+            return
         if self.adaptive is not None and self._closed is None:
             self._step_adaptive(self.adaptive, now_s)
             return
@@ -410,6 +418,11 @@ class Batcher:
                 self._end()
         elif not step.take_rows and step.wait_s < math.inf and self._wait_timer is None:
             self._wait_timer = self._loop.call_later(max(step.wait_s, TICK_S), self._on_wait)
+
+    def _waits_for_others(self, share: Share) -> bool:
+        """Whether a batch could leave but for the runs of other models; then this is called again when it may."""
+        wants_to_run = self.in_flight_batches < self._most and self.queue.oldest() is not None
+        return wants_to_run and not share.admits()
 
     def _step_adaptive(self, adaptive: Adaptive, now_s: float) -> None:
         if not (self.in_flight_batches or adaptive.watches):
@@ -458,7 +471,9 @@ class Batcher:
         self._step()
 
     def _launch(self, take_rows: int, reason: str, waited_s: float, now_s: float) -> bool:
-        """Let a batch leave; false if it has to wait for a place."""
+        """Let a batch leave; false if it has to wait for a place, or for other models' runs."""
+        if self._share is not None and not self._share.admits():
+            return False
         place = self.places.take()
         if place is None:
             return False
@@ -473,6 +488,8 @@ class Batcher:
             self._busy_since_s = now_s
         self.in_flight_batches += 1
         self._in_flight_rows += batch.rows
+        if self._share is not None:
+            batch.grant = self._share.began(now_s)
         if self._run_timeout_s:
             self._watch_run(place, batch, self._run_timeout_s)
         try:
@@ -512,6 +529,10 @@ class Batcher:
         self.in_flight_batches -= 1
         self._in_flight_rows -= batch.rows
         launched_s = batch.launched_s
+        if self._share is not None and batch.grant is not None:
+            self._share.ended(batch.grant, now_s)
+            if records and batch.grant.waited_s:
+                records[0] = replace(records[0], slot_wait_s=batch.grant.waited_s)
         # Of batches side by side each counts the time since the last one, so that the sum is the time that it took.
         self._drain = self._drain.after(batch.rows or 1, now_s - self._busy_since_s)
         self._busy_since_s = now_s
@@ -645,6 +666,8 @@ class Batcher:
         for timer in (self._wait_timer, self._deadline_timer):
             if timer is not None:
                 timer.cancel()
+        if self._share is not None:
+            self._share.leave()
         if self._threads_left is not None:
             return
         if not self.places.stuck:

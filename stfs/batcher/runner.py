@@ -26,6 +26,7 @@ from stfs.batcher.batch import merge, split
 from stfs.batcher.fitting import smaller
 from stfs.batcher.policy import BatchPolicy, padded_rows
 from stfs.batcher.queue import Entry
+from stfs.batcher.slots import Grant
 from stfs.batcher.smaller import Piece, run_smaller, too_large
 from stfs.errors import (
     DeadlineExceeded,
@@ -57,7 +58,8 @@ class BatchRecord:
     ``queue_wait_s``: how long the oldest of the batch's requests had waited when the batch left. ``run_s``: the time in
     the model, with stacking and cutting. ``reason``: ``full``, ``idle``, ``timeout``, ``drain``, or ``retry`` for a
     part of a batch that failed. ``timed_out``: it failed because it took longer than a run may; ``no_memory``: because
-    it did not fit into memory. Where rows do not stack, a request counts as one row.
+    it did not fit into memory. ``slot_wait_s``: how long of its wait was for other models' runs. Where rows do not
+    stack, a request counts as one row.
     """
 
     rows: int
@@ -69,6 +71,7 @@ class BatchRecord:
     failed: bool
     timed_out: bool = False
     no_memory: bool = False
+    slot_wait_s: float = 0.0
 
 
 class Batch:
@@ -77,12 +80,14 @@ class Batch:
     ``launched_s``: when it left; ``began_s``: when its last run of the model began, as the model's thread says, both
     by the batcher's clock. ``given_up`` is set, on the loop, if nobody waits for it any more; ``timer`` looks whether
     to do so. ``limit_rows``: as many fit into memory, as far as is known; 0: all do. It may have more than these.
+    ``grant`` is its run slot, if there are any.
     """
 
     __slots__ = (
         "began_s",
         "entries",
         "given_up",
+        "grant",
         "launched_s",
         "limit_rows",
         "queue_wait_s",
@@ -99,6 +104,7 @@ class Batch:
         self.limit_rows = limit_rows
         self.given_up = False
         self.timer: asyncio.TimerHandle | None = None
+        self.grant: Grant | None = None
         self.entries = entries
         self.requests = [entry.inputs for entry in entries]
         self.rows = sum([entry.rows for entry in entries])

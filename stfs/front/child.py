@@ -24,6 +24,7 @@ from aiohttp import web
 
 from stfs.access.door import Door, make_door
 from stfs.access.tls import make_tls
+from stfs.batcher.slots import RunSlots
 from stfs.config import ModelConfig, ServerConfig
 from stfs.context import Context
 from stfs.errors import StfsError, Unavailable
@@ -38,6 +39,7 @@ from stfs.front.wire import RING_BYTES, Wire
 from stfs.lifecycle.manager import Manager
 from stfs.metrics import Metrics
 from stfs.model import Model, ModelLoader
+from stfs.platforms.base import usable_cores
 from stfs.repository import Repository
 
 log = logging.getLogger("stfs.front")
@@ -93,6 +95,7 @@ class FrontProcess:
         await loop.create_connection(lambda: self._messages, sock=self._control)
         message = await self._started
         config: ServerConfig = decode_config(message["config"])
+        self._slots = RunSlots(config.run_slots, usable_cores())
         logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
         self._mirror.take(message["table"])
         try:
@@ -150,7 +153,7 @@ class FrontProcess:
     async def _load(self, message: Message) -> Model:
         """A model of the main process, loaded here too. The main process has replayed what was recorded for it."""
         config: ModelConfig = decode_config(message["replica"])
-        loader = ModelLoader(self._metrics)
+        loader = ModelLoader(self._metrics, slots=self._slots)
         loader.configure([config])
         return await loader(message["name"], message["version"], Path(message["path"]))
 

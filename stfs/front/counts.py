@@ -8,7 +8,7 @@ from typing import Any
 from stfs.metrics import RETIRED, Adder, Histogram, PerModel, Recorded
 
 _HISTOGRAMS = ("request_seconds", "batch_rows", "queue_seconds", "run_seconds", "decode_seconds", "encode_seconds")
-_SUMS = ("success", "fail", "shared_queue", "shared_run")
+_SUMS = ("success", "fail", "shared_queue", "shared_run", "slot_waits")
 _PLAIN = ("padded_rows", "failed_batches", "evicted", "last_s")
 
 

@@ -86,6 +86,19 @@ class _Collector:
             _MODEL,
             snapshot.failed_batches,
         )
+        waits = snapshot.slot_waits
+        yield _counter(
+            "stfs_slot_waits",
+            "Batches that waited for runs of other models",
+            _MODEL,
+            {key: sum_.count for key, sum_ in waits.items()},
+        )
+        yield _counter(
+            "stfs_slot_wait_seconds",
+            "Time that batches waited for runs of other models",
+            _MODEL,
+            {key: sum_.seconds for key, sum_ in waits.items()},
+        )
         yield _histogram(
             "stfs_queue_duration_seconds",
             "Wait of each batch's oldest request until the batch left",
@@ -163,7 +176,7 @@ class _Collector:
         yield from (up, restarts, memory)
 
 
-def _counter(name: str, doc: str, labels: list[str], values: Mapping[Any, int]) -> Metric:
+def _counter(name: str, doc: str, labels: list[str], values: Mapping[Any, float]) -> Metric:
     family = CounterMetricFamily(name, doc, labels=labels)
     for key, value in values.items():
         family.add_metric(list(key), value)
