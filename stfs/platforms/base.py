@@ -32,6 +32,8 @@ class LoadOptions:
     ``device`` is ``auto``, ``cpu`` or ``cuda``. ``signature_file`` tells of inputs and outputs where the model's files
     do not, and the user keeps it elsewhere than beside them. ``jvm_heap_bytes`` bounds the heap of the process that
     hosts Java models. ``saved_model_tags`` say which graph of a SavedModel to load; empty: the one that serves.
+    ``memory_limit_bytes`` bounds the memory of the GPU that the model runs on, or of the worker process that it runs
+    in; 0: none. ``cuda_graphs`` asks for a CUDA graph for each of ``batch_sizes``, to which batches are padded.
     """
 
     model_name: str = "default"
@@ -43,6 +45,9 @@ class LoadOptions:
     trusted_types: tuple[str, ...] = ()
     jvm_heap_bytes: int = 512 << 20
     saved_model_tags: tuple[str, ...] = ()
+    memory_limit_bytes: int = 0
+    cuda_graphs: bool = False
+    batch_sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ from stfs.platforms.base import (
     one_line,
     usable_cores,
 )
+from stfs.platforms.memory import out_of_memory
+from stfs.platforms.onnx_binding import BoundRuns, CapturedRuns
+from stfs.platforms.onnx_device import bound_runs, captured_runs, tuned
 from stfs.platforms.onnx_names import Names, names_from
 from stfs.platforms.onnx_opset import is_old, upgraded
 from stfs.platforms.onnx_rows import free_rows, rows_agree
@@ -99,11 +102,10 @@ def load_graph(
     if CUDA in wanted and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # the CUDA libraries of pip's nvidia-* packages are on no loader path
 
-    def open_session(model: Path | bytes) -> Any:
+    def open_session(model: Path | bytes, graphs: bool = False) -> Any:
         settings = session_options(onnxruntime, options.threads, file.parent)
-        return onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model), settings, providers=wanted
-        )
+        told = tuned(wanted, options, graphs=graphs)
+        return onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), settings, providers=told)
 
     source: Path | bytes = file if content is None else content
     try:
@@ -125,10 +127,14 @@ def load_graph(
         )
     names = name(graph_signature(session, file))
     servable = kind(session, file, names)
+    servable.source = source
     if fixed_to_one(servable.signature):
         servable = _freed(servable, source, open_session, names)
+    if CUDA in runs_on:
+        _use_gpu(servable, onnxruntime, partial(open_session, servable.source, graphs=True), options)
     servable.runtime = f"onnxruntime {onnxruntime.__version__}, {runs_on[0]}"
-    logger.info("model %s runs on %s", options.model_name, servable.runtime)
+    by = f", by {servable.bound_by}" if servable.bound_by else ""
+    logger.info("model %s runs on %s%s", options.model_name, servable.runtime, by)
     return servable
 
 
@@ -136,11 +142,13 @@ class OnnxServable(Servable):
     """One onnxruntime session; its ``run`` may be called on many threads at once."""
 
     platform = OnnxPlatform.name
+    source: Path | bytes
+    """What the session was opened with: the model's file, or what was made of it."""
 
     def __init__(self, session: Any, file: Path, names: Names) -> None:
         self.file = file
         self.graph = graph_signature(session, file)
-        self._session = session
+        self.session = session
         self._raised = _error_types()
         self.signature = names.rename(self.graph)
         self.signatures = {DEFAULT_SIGNATURE: self.signature}
@@ -150,6 +158,11 @@ class OnnxServable(Servable):
         pairs = zip(self.graph.inputs, self.signature.inputs, strict=True)
         self._fed = {here.name: theirs.name for theirs, here in pairs} if names.inputs else {}
         self._edges = [_edge(node.type) for node in session.get_outputs()]
+        self._bound: BoundRuns | CapturedRuns | None = None
+
+    def bind(self, session: Any, runs: BoundRuns | CapturedRuns) -> None:
+        """Run by ``runs`` of ``session``, which is one of the same model, from now on. Before the first run."""
+        self.session, self._bound = session, runs
 
     def run(self, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
         """See :meth:`Servable.run`."""
@@ -159,7 +172,7 @@ class OnnxServable(Servable):
         if self._fed:
             feed = {self._fed[name]: value for name, value in feed.items()}
         try:
-            values = self._session.run(self._wanted, feed)
+            values = self.session.run(self._wanted, feed) if self._bound is None else self._run_bound(feed)
         except self._raised as error:
             raise InvalidRequest(_told(error)) from error
         except Exception as error:
@@ -169,12 +182,39 @@ class OnnxServable(Servable):
             for name, value, edge in zip(self._names, values, self._edges, strict=True)
         }
 
+    @property
+    def bound_by(self) -> str:
+        """How it is run: ``IO binding``, ``CUDA graphs``, or empty for plain runs."""
+        return {BoundRuns: "IO binding", CapturedRuns: "CUDA graphs"}.get(type(self._bound), "")
+
+    def _run_bound(self, feed: Mapping[str, Array]) -> Sequence[Any]:
+        """By kept memory, unless only ``session.run`` works: that is the truth for what the input is to blame for."""
+        assert self._bound is not None
+        try:
+            return self._bound.run(feed)
+        except Exception as error:
+            if out_of_memory(error) is not None:
+                raise
+            values = self._bound.plain(feed)
+            if isinstance(self._bound, BoundRuns):
+                self._bound = None
+            logger.warning("%s: does not run by IO binding, so requests take session.run: %s", self.file, _told(error))
+            return values
+
     def close(self) -> None:
         """See :meth:`Servable.close`."""
-        self._session = None
+        self.session = self._bound = None
 
 
 Loaded = TypeVar("Loaded", bound=OnnxServable)
+
+
+def _use_gpu(servable: OnnxServable, onnxruntime: Any, open_graphs: Callable[[], Any], options: LoadOptions) -> None:
+    """Have a model that runs on a GPU run by CUDA graphs if they are wanted and it can, else by IO binding."""
+    if options.cuda_graphs and (found := captured_runs(onnxruntime, open_graphs, servable.graph, options)):
+        servable.bind(*found)
+    elif (runs := bound_runs(servable.session, servable.graph)) is not None:
+        servable.bind(servable.session, runs)
 
 
 def graph_signature(session: Any, file: Path) -> Signature:
@@ -215,6 +255,7 @@ def _freed(fixed: Loaded, source: Path | bytes, open_session: Callable[[bytes], 
     try:
         content = free_rows(source, [s.name for s in graph.inputs], [s.name for s in graph.outputs])
         free = type(fixed)(open_session(content), file, names)
+        free.source = content
         if free.signature.batchable and rows_agree(
             fixed.signature,
             lambda tensors: fixed.run(DEFAULT_SIGNATURE, tensors),
