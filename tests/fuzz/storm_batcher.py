@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import heapq
-import inspect
 import logging
 import math
 import random
@@ -34,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from stfs.batcher.adaptive import Cost
 from stfs.batcher.batcher import Batcher
+from stfs.batcher.places import Instance
 from stfs.batcher.policy import BatchPolicy
 from stfs.errors import (
     DeadlineExceeded,
@@ -42,6 +42,7 @@ from stfs.errors import (
     ModelFailed,
     Overloaded,
     RequestError,
+    RunTimedOut,
     Unavailable,
 )
 
@@ -159,12 +160,14 @@ class Request:
         kind = type(error)
         storm = self.storm
         storm.seen[kind.__name__] += 1
-        if kind is DeadlineExceeded:
+        if kind is RunTimedOut:
+            right = storm.gives_up
+        elif kind is DeadlineExceeded:
             right = storm.loop.now_s >= self.due_s - 1e-9
         elif kind is Overloaded:
             right = self.wanted_s < math.inf or storm.displaces
         elif kind is Unavailable:
-            right = storm.deaths > 0
+            right = storm.deaths > 0 or storm.gives_up  # too many runs hang
         else:
             right = self.guilt != 0 and (self.rows == 0 or kind is GUILTS[self.guilt] or self.rows > storm.max_rows)
         if not right:
@@ -202,8 +205,7 @@ def _policies() -> list[BatchPolicy]:
 
 
 POLICIES = _policies()
-_TAKES = inspect.signature(Batcher.__init__).parameters
-SLOTS = (1, 1, 2, 4) if "in_flight" in _TAKES else (1,)
+PLACES = (1, 1, 2, 4)
 
 
 class Storm:
@@ -226,6 +228,7 @@ class Storm:
         self.deaths = 0
         self.dying = 0
         self.max_rows = 0
+        self.gives_up = False
 
     def fault(self, told: str) -> None:
         self.faults.append(told)
@@ -254,9 +257,13 @@ class Storm:
         """A model, beside those that there are; from now on requests are for it."""
         rng = self.rng
         policy = POLICIES[int(rng.random() * len(POLICIES))]
-        more: dict[str, Any] = {}
-        if len(SLOTS) > 1:
-            more["in_flight"] = SLOTS[int(rng.random() * len(SLOTS))]
+        more: dict[str, Any] = {"run_timeout_s": 0.01 if rng.random() < 0.2 else 0.0}
+        places = PLACES[int(rng.random() * len(PLACES))]
+        if rng.random() < 0.5:
+            more["in_flight"] = places
+        else:
+            concurrent = rng.random() < 0.5
+            more["instances"] = [Instance(self.model, self.is_up, concurrent)] * places
         self.merges = rng.random() < 0.95
         batcher = Batcher(
             self.model,
@@ -273,8 +280,13 @@ class Storm:
             for rows in range(1, 10):  # it has learnt enough to wait for company and to refuse
                 batcher.adaptive.finished(self.loop.now_s, rows, 0.004 + rows * 0.0005, 0)
         self.max_rows = max(self.max_rows, policy.max_batch_size)
+        self.gives_up |= more["run_timeout_s"] > 0
         self.batchers.append(batcher)
         self.lanes.append(batcher.lane("x", INT64, ROW))
+
+    def is_up(self) -> bool:
+        """Whether a worker can run now: rarely not."""
+        return self.rng.random() < 0.95
 
     def close(self, batcher: Batcher) -> None:
         closing = batcher.close()
@@ -299,14 +311,14 @@ class Storm:
             x[int(rng.random() * rows)] = guilt
         lane = self.lanes[-1]
         queue = batcher.queue
-        queued = queue.rows
+        queued, most = queue.rows, batcher.policy.max_enqueued_rows
         if lane is not None and rows and rng.random() < 0.5:
             if lane.submit(x, request, HELD, self.group_reply):
                 request.group = queue.newest
                 self.requests.append(request)
                 if queue.rows != queued + rows:
                     self.fault(f"{queued} rows queued, then {rows} more, then {queue.rows}")
-            elif rows <= lane.capacity and queued and queued + rows <= batcher.policy.max_enqueued_rows:
+            elif queued and not batcher.closing and rows <= min(lane.capacity, most - queued):
                 self.fault(f"a lane refused {rows} rows beside {queued}")
             return
         due_s = None
@@ -319,7 +331,7 @@ class Storm:
         if rng.random() < 0.01 and rows:
             try:
                 batcher.submit(inputs, rows + 1, request)
-            except (InvalidInput, Overloaded):
+            except (InvalidInput, Unavailable):
                 return
             if self.merges:
                 self.fault("rows that are not there were taken")
@@ -333,6 +345,10 @@ class Storm:
         except DeadlineExceeded:
             if due_s is None or due_s > self.loop.now_s:
                 self.fault("too late before its deadline")
+        except Unavailable:
+            self.seen["stuck"] += 1
+            if not batcher.places.is_out_of_threads:
+                self.fault("turned away, though not too many runs hang")
         else:
             self.requests.append(request)
         if request.told:
@@ -433,7 +449,7 @@ class Storm:
         for batcher in self.batchers:
             if batcher.queued_rows or batcher.in_flight_rows or batcher.in_flight_batches:
                 raise Broken(f"{batcher.queued_rows} rows queued and {batcher.in_flight_rows} in flight are left")
-            if not batcher.closing:
+            if batcher._closed is None:
                 self.close(batcher)
         self.settle()
         for batcher in self.batchers:
