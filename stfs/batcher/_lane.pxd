@@ -45,7 +45,7 @@ cdef class Lane:
     cdef Py_ssize_t row_elements
     cdef Py_ssize_t row_bytes
     cdef Py_ssize_t capacity_rows
-    cdef Py_ssize_t max_enqueued_rows
+    cdef public Py_ssize_t max_enqueued_rows  # up to which newcomers may queue now
     cdef Group newest
     cdef list pool
 

@@ -48,6 +48,7 @@ class Lane:
     capacity: int
     kept: int
     told: bool
+    max_enqueued_rows: int
     def __init__(
         self, batcher: object, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...], key: object
     ) -> None: ...

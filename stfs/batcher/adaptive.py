@@ -21,6 +21,8 @@ RIDGE = 0.02
 """How firmly the slope is held where batch sizes hardly differ."""
 LEAST_BATCHES = 8
 """Batches before anything learnt is used; until then the policy is eager."""
+LEAST_BATCHES_TIMED = 2
+"""The same for whether a request can be in time, where runs were timed at load."""
 LEAST_ALPHA_S = 0.002
 """Waiting for company is not worth a timer where a run's fixed cost is less: event loops count in milliseconds."""
 MOST_SIGMA = 0.3
@@ -193,6 +195,7 @@ class Adaptive:
         "_last_arrival_s",
         "_last_change_s",
         "_last_finish_s",
+        "_least_to_refuse",
         "_max_rows",
         "_peak",
         "_population",
@@ -212,8 +215,10 @@ class Adaptive:
         self._slots = slots
         self._eager = eager
         self._fit = CostFit()
+        self._least_to_refuse = LEAST_BATCHES
         if calibrated is not None:
             self._fit.cost = calibrated
+            self._least_to_refuse = LEAST_BATCHES_TIMED
         self.watches = True
         """Whether arrivals matter to it. Where runs cost next to nothing they do not, and need not be told."""
         self.worked_s = 0.0
@@ -241,6 +246,13 @@ class Adaptive:
     def cost(self) -> Cost:
         """What runs cost, as far as it is known."""
         return self._fit.cost
+
+    @property
+    def full_rate(self) -> float:
+        """Rows a second in full batches; 0 while too little is known."""
+        if self._fit.batches < LEAST_BATCHES:
+            return 0.0
+        return self._max_rows / max(self._fit.cost.of(self._max_rows), 1e-9)
 
     def arrived(self, now_s: float, rows: int, present_rows: int) -> None:
         """``rows`` joined the queue; ``present_rows`` are queued or in flight now, these among them."""
@@ -272,19 +284,21 @@ class Adaptive:
         self._population = max(self._population + (self._peak - self._population) / 8, self._peak)
         self._peak = present_rows
 
-    def decide(self, now_s: float, queued_rows: int, in_flight: int, head_deadline_s: float) -> Wants:
+    def decide(
+        self, now_s: float, queued_rows: int, in_flight: int, head_deadline_s: float, *, promised: bool = False
+    ) -> Wants:
         """What to do with the queue at this moment.
 
         ``in_flight`` counts batches. ``head_deadline_s`` is when the oldest request must be answered, infinite if it
-        says nothing.
+        says nothing. ``promised``: it has been refused before, and is not to be again for a risk that is small.
         """
         if not queued_rows or in_flight >= self._slots:
             return NOTHING
         learnt = self._fit.batches >= LEAST_BATCHES
         cost = self._fit.cost
         cap = self._cap(queued_rows)
-        if learnt and not math.isinf(head_deadline_s):
-            caution = CAUTION if queued_rows > cap else CAUTION_WITH_ROOM
+        if self._fit.batches >= self._least_to_refuse and not math.isinf(head_deadline_s):
+            caution = CAUTION if queued_rows > cap and not promised else CAUTION_WITH_ROOM
             needed_s = cost.cautious(min(queued_rows, cap), caution)
             if now_s + needed_s > head_deadline_s and not self._probes(now_s, queued_rows, in_flight):
                 return REFUSE

@@ -18,12 +18,16 @@ from stfs.signature import Tensors
 
 
 class Newcomer(NamedTuple):
-    """What asks to queue: at which level, and how much there is of it. ``entries`` are its pieces, 1 as a rule."""
+    """What asks to queue: at which level, and how much there is of it. ``entries`` are its pieces, 1 as a rule.
+
+    ``came_back``: it was refused before and was promised a place, for which others of its level make room, too.
+    """
 
     level: int
     rows: int
     entries: int
     size_bytes: int
+    came_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,24 @@ def level_of(policy: BatchPolicy, priority: int) -> int:
     return priority or default
 
 
-def rank_of(level: int, *, delayed: bool = False) -> int:
+PROMISED, USUAL, DELAYED = range(3)
+"""Of one level, those that were refused and have come back when they were told to (``promises``) go first, and those
+that have waited too long and were asked to let others go go last."""
+
+
+def rank_of(level: int, kind: int = USUAL) -> int:
     """Where a level's requests stand in a :class:`LevelQueue`."""
-    return 2 * level + delayed
+    return 3 * level + kind
+
+
+def level_of_rank(rank: int) -> int:
+    """The level of requests that stand there."""
+    return rank // 3
+
+
+def is_promised(rank: int) -> bool:
+    """Whether it is for those who have come back."""
+    return rank % 3 == PROMISED
 
 
 def queue_of(policy: BatchPolicy, level: int) -> QueuePolicy:
@@ -76,9 +95,8 @@ def make_room(policy: BatchPolicy, queue: LevelQueue, new: Newcomer) -> list[Ent
 
     As with rows, what is larger than a bound by itself is taken where nothing waits.
     """
-    own = rank_of(new.level)
-    fresh, delayed = queue.held(own), queue.held(own + 1)
-    entries, rows = fresh[0] + delayed[0], fresh[1] + delayed[1]
+    held = [queue.held(rank_of(new.level, kind)) for kind in (PROMISED, USUAL, DELAYED)]
+    entries, rows = sum([count for count, _ in held]), sum([count for _, count in held])
     limits = queue_of(policy, new.level)
     where = f" at priority {new.level}" if new.level else ""
     if limits.max_requests and not admits(limits.max_requests, entries, new.entries):
@@ -87,7 +105,7 @@ def make_room(policy: BatchPolicy, queue: LevelQueue, new: Newcomer) -> list[Ent
         return Full("full", f"has {rows} rows queued{where} of {limits.max_rows} allowed, no room for {new.rows} more")
     leaving: list[Entry] = []
     rows, held_bytes = queue.rows, queue.bytes
-    lower = queue.last_first(own + 1)
+    lower = queue.last_first(rank_of(new.level, PROMISED if new.came_back else DELAYED))
     if (full := _full(policy, rows, held_bytes, new)) is None:
         return leaving
     while _full(policy, rows, held_bytes, new) is not None:

@@ -19,7 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stfs.batcher.adaptive import Adaptive, Cost
-from stfs.batcher.admission import Full, Newcomer, level_of, make_room, queue_of, rank_of, size_of
+from stfs.batcher.admission import (
+    DELAYED,
+    PROMISED,
+    USUAL,
+    Full,
+    Newcomer,
+    is_promised,
+    level_of,
+    level_of_rank,
+    make_room,
+    queue_of,
+    rank_of,
+    size_of,
+)
 from stfs.batcher.batch import batch_key
 from stfs.batcher.deadlines import Deadlines
 from stfs.batcher.fits import Fits
@@ -28,6 +41,7 @@ from stfs.batcher.large import LargeEntry
 from stfs.batcher.levels import LevelQueue
 from stfs.batcher.places import Instance, Place, Places
 from stfs.batcher.policy import ROUNDING_S, BatchPolicy, Drain, Load, Slots, admits, are_stragglers, decide, gathers
+from stfs.batcher.promises import Promises
 from stfs.batcher.queue import Entry, Journey, Queue, Reply, Together
 from stfs.batcher.runner import Batch, BatchRecord, Outcome, Outcomes, Run, Runner
 from stfs.batcher.slots import Share
@@ -110,7 +124,8 @@ class Batcher:
                 policy = replace(policy, max_enqueued_rows=rows)
                 self._row_bytes = row_bytes
         counts_bytes = policy.max_enqueued_bytes and not row_bytes
-        self._levels = LevelQueue() if policy.has_levels or policy.bounds_levels or counts_bytes else None
+        needs_levels = policy.has_levels or policy.bounds_levels or counts_bytes or policy.latency_slo_s < math.inf
+        self._levels = LevelQueue() if needs_levels else None
         self.name = name
         self.policy = policy
         self._merge = merge
@@ -131,6 +146,7 @@ class Batcher:
         self._deadlines = Deadlines()
         self._patience = Deadlines() if policy.bounds_levels else None  # until when a request may wait to leave
         self._drain = Drain()
+        self._promises: Promises | None = None  # from the first refusal on
         self.in_flight_batches = 0
         self._in_flight_rows = 0
         self._busy_since_s = 0.0  # or since the last batch came home
@@ -217,8 +233,12 @@ class Batcher:
             if not rows:
                 key = object()  # its own lane: no rows are no company
         queue, policy, levels = self.queue, self.policy, self._levels
-        if levels is None and not admits(policy.max_enqueued_rows, queue.rows, rows):
-            raise self._overloaded(rows, now_s)
+        came_back = False
+        most = policy.max_enqueued_rows
+        if self._promises is not None:
+            came_back, most = self._look_for_promise(self._promises, inputs, rows, now_s)
+        if levels is None and not admits(most, queue.rows, rows):
+            raise self._overloaded(inputs, rows, now_s)
         if journey is not None:
             self._anybody_asks = True
         wanted_s = now_s + policy.latency_slo_s  # infinite, as a rule
@@ -227,13 +247,13 @@ class Batcher:
         if rows <= policy.max_batch_size:
             entry = Entry(inputs, rows, key, reply, now_s, wanted_s, journey)
             if levels is not None:
-                self._enter(levels, (entry,), priority, now_s)
+                self._enter(levels, (entry,), inputs, priority, came_back, now_s)
             queue.append(entry)
         else:
             entry = LargeEntry(inputs, rows, key, reply, now_s, wanted_s, journey)
             pieces = entry.cut(policy.max_batch_size)
             if levels is not None:
-                self._enter(levels, pieces, priority, now_s)
+                self._enter(levels, pieces, inputs, priority, came_back, now_s)
             for piece in pieces:
                 queue.append(piece)
         if deadline_s is not None and self._deadlines.add(entry, deadline_s):
@@ -297,38 +317,81 @@ class Batcher:
         assert outputs is not None
         return outputs
 
-    def _overloaded(self, rows: int, now_s: float) -> Overloaded:
+    def _overloaded(self, inputs: Tensors, rows: int, now_s: float) -> Overloaded:
         queued, size_bytes = self.queue.rows, self._row_bytes
         if size_bytes:
             limit = f"{self.policy.max_enqueued_bytes} allowed (max_enqueued_bytes)"
             problem = f"has {queued * size_bytes} bytes queued of {limit}, no room for {rows * size_bytes} more"
-            return self._refusal("bytes", problem, now_s)
+            return self._refusal("bytes", problem, inputs, rows, now_s)
         held = f"{queued} rows queued of {self.policy.max_enqueued_rows} allowed"
-        return self._refusal("full", f"has {held}, no room for {rows} more", now_s)
+        return self._refusal("full", f"has {held}, no room for {rows} more", inputs, rows, now_s)
 
-    def _refusal(self, reason: str, problem: str, now_s: float) -> Overloaded:
-        """What to tell a request that is refused, which is counted."""
+    def _refusal(self, reason: str, problem: str, inputs: Tensors, rows: int, now_s: float) -> Overloaded:
+        """What to tell a request that is refused, which is counted, and when it had better come back."""
         if self._on_refused is not None:
             try:
                 self._on_refused(reason)
             except Exception:
                 log.exception("%s: the observer of refusals raised", self.name)
         running_s = now_s - self._busy_since_s if self.in_flight_batches else 0.0
-        return Overloaded(f"{self.name} {problem}", self._drain.retry_after_s(self.queue.rows, running_s))
+        retry_s = self._drain.retry_after_s(self.queue.rows, running_s)
+        rate = self._drain.rate
+        if self.adaptive is not None:
+            rate = max(rate, self.adaptive.full_rate)
+        if rate:
+            if self._promises is None:
+                self._promises = Promises()
+            try:
+                retry_s = self._promises.book(now_s, inputs, rows or 1, rate, self.policy.max_batch_size, retry_s)
+            except Exception:
+                log.exception("%s: inputs that cannot be told from others; nothing is promised for them", self.name)
+        return Overloaded(f"{self.name} {problem}", retry_s)
+
+    def _look_for_promise(self, promises: Promises, inputs: Tensors, rows: int, now_s: float) -> tuple[bool, int]:
+        """Whether a request comes back as it was told to, and up to how many queued rows it may join.
+
+        Newcomers leave room for those who may come now.
+        """
+        most = self.policy.max_enqueued_rows
+        left = max(most - promises.advance(now_s), most // 2)
+        if promises.due_rows and self.queue.rows:
+            try:
+                if promises.keep(inputs):
+                    return True, most
+            except Exception:
+                log.exception("%s: inputs that cannot be told from others", self.name)
+        return False, left
+
+    def _leave_room(self, promises: Promises, now_s: float) -> None:
+        """Lanes are for newcomers: who is not let in there goes through :meth:`submit`, where the others are known."""
+        most = self.policy.max_enqueued_rows
+        left = max(most - promises.advance(now_s), most // 2)
+        for lane in self._lanes.values():
+            if lane is not None:
+                lane.max_enqueued_rows = left
 
     # Levels, and bounds of their own
 
-    def _enter(self, levels: LevelQueue, pieces: Sequence[Entry], priority: int, now_s: float) -> None:
+    def _enter(
+        self,
+        levels: LevelQueue,
+        pieces: Sequence[Entry],
+        inputs: Tensors,
+        priority: int,
+        came_back: bool,
+        now_s: float,
+    ) -> None:
         """Find the pieces of a request their place, and make room for them; they are queued by the caller."""
         policy = self.policy
         level = level_of(policy, priority)
+        rank = rank_of(level, PROMISED if came_back else USUAL)
         for piece in pieces:
-            piece.rank = rank_of(level)
+            piece.rank = rank
             piece.size_bytes = size_of(piece.inputs)
         rows, size_bytes = sum([piece.rows or 1 for piece in pieces]), sum([piece.size_bytes for piece in pieces])
-        room = make_room(policy, levels, Newcomer(level, rows, len(pieces), size_bytes))
+        room = make_room(policy, levels, Newcomer(level, rows, len(pieces), size_bytes, came_back))
         if isinstance(room, Full):
-            raise self._refusal(room.reason, room.problem, now_s)
+            raise self._refusal(room.reason, room.problem, inputs, rows, now_s)
         for entry in room:
             levels.discard(entry)
             # Not at once: its client may have more to ask, and this is in the middle of another's request.
@@ -345,9 +408,10 @@ class Batcher:
         while (entry := patience.pop(now_s)) is not None:
             if entry.queue is None:
                 continue  # its batch has left
-            limits = queue_of(self.policy, entry.rank // 2)
+            level = level_of_rank(entry.rank)
+            limits = queue_of(self.policy, level)
             if limits.action == "delay":
-                levels.move(entry, entry.rank + 1)
+                levels.move(entry, rank_of(level, DELAYED))
             else:
                 problem = f"had no run for this request within {limits.timeout_s * 1e3:g} ms (queue_timeout_ms)"
                 try:
@@ -357,7 +421,7 @@ class Batcher:
 
     def _send_off(self, entry: Entry, reason: str, problem: str) -> None:
         if not entry.answered:  # a piece of a request that was turned away by another of its pieces
-            entry.answer(None, self._refusal(reason, problem, self.clock()))
+            entry.answer(None, self._refusal(reason, problem, entry.inputs, entry.rows, self.clock()))
 
     def _turned_away(self) -> Unavailable:
         if self._closed is not None:
@@ -394,6 +458,8 @@ class Batcher:
                 lane.told = False
         now_s = self.clock()
         self._answer_late(now_s)
+        if self._promises is not None:
+            self._leave_room(self._promises, now_s)
         if self._share is not None and self._waits_for_others(self._share):
             return
         if self.adaptive is not None and self._closed is None:
@@ -427,9 +493,18 @@ class Batcher:
     def _step_adaptive(self, adaptive: Adaptive, now_s: float) -> None:
         if not (self.in_flight_batches or adaptive.watches):
             adaptive.worked_s = self._work_clock() - self._finished_work_s
-        while (oldest := self.queue.oldest()) is not None:
+        queue, levels = self.queue, self._levels
+        while (oldest := queue.oldest()) is not None:
+            # Those who came back, and higher levels, go before others that may have less time.
+            urgent = oldest if levels is None else levels.most_urgent() or oldest
             try:
-                wants = adaptive.decide(now_s, self.queue.rows, self.in_flight_batches, oldest.deadline_s)
+                wants = adaptive.decide(
+                    now_s,
+                    queue.rows,
+                    self.in_flight_batches,
+                    urgent.deadline_s,
+                    promised=levels is not None and is_promised(urgent.rank),
+                )
             except Exception:
                 self._forget_what_was_learnt()
                 self._step()
@@ -442,7 +517,7 @@ class Batcher:
                 if is_on_its_way and self.in_flight_batches < self._most:
                     continue
             elif wants.refuse:
-                self._refuse(oldest, now_s)
+                self._refuse(urgent, now_s)
                 continue
             elif wants.wait_s < math.inf:
                 # What arrived meanwhile may have changed for how long it is worth waiting.
@@ -462,7 +537,7 @@ class Batcher:
         queued = self.queue.rows
         problem = f"cannot answer within the {left_s:.3f} s that are left, with {queued} rows queued"
         try:
-            entry.answer(None, self._refusal("late", problem, now_s))
+            entry.answer(None, self._refusal("late", problem, entry.inputs, entry.rows, now_s))
         except BaseException as end:
             self._raise_later(end)
 

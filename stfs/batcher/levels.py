@@ -1,9 +1,8 @@
 """A queue in which some go before others, and in which bytes are counted: :class:`LevelQueue`.
 
 It stands in the place of :class:`stfs.batcher.queue.Queue` for models that are set up so. A rank is a queue of its own;
-lower ranks leave first. Each level of priority has two: one for its requests, and behind it one for those of them that
-have waited too long and were asked to let others go (``delay``). Event-loop thread. Must not live here: clocks, who may
-queue and what a level means (``admission``).
+lower ranks leave first. Which requests stand where is told at ``admission.rank_of``. Event-loop thread. Must not live
+here: clocks, who may queue and what a level means (``admission``).
 """
 
 from __future__ import annotations
@@ -101,6 +100,15 @@ class LevelQueue(Queue):
                 return found
             del self._by_number[numbers.pop(0)]
         return None
+
+    def most_urgent(self) -> Entry | None:
+        """Of those whose turn it is in each rank, the one whose answer is wanted first."""
+        urgent: Entry | None = None
+        for number in self._numbers:
+            oldest = self._by_number[number].oldest()
+            if oldest is not None and (urgent is None or oldest.deadline_s < urgent.deadline_s):
+                urgent = oldest
+        return urgent
 
     def take(self, limit_rows: int) -> tuple[list[Entry], bool]:
         """As :meth:`stfs.batcher.queue.Queue.take`: rank by rank, so that what is left of a batch is for lower ones.

@@ -222,6 +222,11 @@ class Drain(NamedTuple):
         """With one more batch, that took ``busy_s`` seconds from launch to finish, retries included."""
         return Drain(0.8 * self.rows + rows, 0.8 * self.busy_s + busy_s)
 
+    @property
+    def rate(self) -> float:
+        """Rows a second while the model is at work; 0 while nothing is known."""
+        return self.rows / self.busy_s if self.busy_s > 0 else 0.0
+
     def retry_after_s(self, queued_rows: int, running_s: float) -> float:
         """Seconds until ``queued_rows`` will have left, if things go on as they did; between 0.01 and 60.
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stfs.batcher.admission import Full, Newcomer, level_of, make_room, queue_of, rank_of, size_of
+from stfs.batcher.admission import DELAYED, Full, Newcomer, level_of, make_room, queue_of, rank_of, size_of
 from stfs.batcher.levels import LevelQueue
 from stfs.batcher.policy import BatchPolicy
 from stfs.batcher.queue import Entry
@@ -59,7 +59,7 @@ def test_a_newcomer_takes_the_place_of_the_lowest_and_youngest_and_of_no_more_th
 
 def test_one_that_waits_behind_its_level_is_displaced_before_the_level_but_not_by_it():
     queue = queue_of_levels(*(entry(3) for _ in range(3)), delayed := entry(3))
-    queue.move(delayed, rank_of(3, delayed=True))
+    queue.move(delayed, rank_of(3, DELAYED))
     assert make_room(THREE, queue, Newcomer(1, 1, 1, 0)) == [delayed]
     assert isinstance(make_room(THREE, queue, Newcomer(3, 1, 1, 0)), Full)
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the benchmarks are not installed
 
-from benchmarks.batching import optimum, results, scenarios  # noqa: E402
+from benchmarks.batching import bars, optimum, promised, results, scenarios  # noqa: E402
 from benchmarks.batching.rivals import Aimd, Cork, Fixed, TensorFlowAdaptive  # noqa: E402
 from benchmarks.batching.simulator import PROFILES, Outcome, Profile, bursty, poisson, simulate  # noqa: E402
 
@@ -146,6 +146,27 @@ def test_under_overload_what_is_answered_is_in_time(name):
     assert kept.late <= 0.01
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [promised.steady, promised.surges])
+@pytest.mark.parametrize("objective", [True, False])
+def test_who_believes_retry_after_is_answered_then(make, objective):
+    """The batcher itself, at one and a half times what its model can do."""
+    times = make(1.5, promised.SLEEPING.capacity, 12.0, 1)
+    told = promised.overload(promised.SLEEPING, times, 1, comes_back=promised.obedient, slo=objective)
+    assert told.came_back > 500
+    assert told.answered_then >= 0.9 * told.came_back
+    assert told.answered >= 0.95 * min(told.offered, promised.SLEEPING.capacity * times[-1])
+    assert told.late <= 0.01 * told.offered
+
+
+@pytest.mark.slow
+def test_who_does_not_wait_gains_nothing():
+    times = promised.steady(1.5, promised.SLEEPING.capacity, 12.0, 1)
+    told = promised.overload(promised.SLEEPING, times, 1, comes_back=promised.impatient)
+    assert told.answered_then <= 0.65 * told.came_back
+    assert told.answered >= 0.95 * promised.SLEEPING.capacity * times[-1]
+
+
 def test_aimd_grows_by_one_and_shrinks_by_a_tenth():
     policy = Aimd(128, 1.0)
     assert policy.size == 128
@@ -177,6 +198,13 @@ def test_cork_waits_while_that_is_within_what_was_waited_before():
     assert policy.decide(0.0, 1, 0, math.inf, 0.0).wait_s == policy.TICK_S
     assert policy.decide(0.02, 1, 0, math.inf, 0.0).take_rows == 1
     assert policy.decide(0.2, 2, 0, math.inf, 0.0).refuse
+
+
+def test_a_bar_is_missed_only_beyond_the_noise():
+    assert bars.interval([1.0, 1.2]) == (pytest.approx(1.1), pytest.approx(12.71 * 0.1))
+    verdicts = [bars.Figure("", value, 0.1, -math.inf, 1.0).verdict for value in (0.9, 1.05, 1.2)]
+    assert verdicts == ["held", "within the noise", "missed"]
+    assert bars.Figure("", 0.8, 0.1, 0.95, math.inf).verdict == "missed"
 
 
 def test_the_same_seed_gives_the_same_figures():

@@ -14,14 +14,12 @@ is told with the ``--seed`` that repeats it alone.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import heapq
 import logging
 import math
 import random
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -31,6 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from benchmarks.batching.made_time import Loop
 from stfs.batcher.adaptive import Cost
 from stfs.batcher.batcher import Batcher
 from stfs.batcher.places import Instance
@@ -57,74 +56,6 @@ TICK_S = 0.0021
 
 class Broken(AssertionError):
     """What must hold did not."""
-
-
-class Timer:
-    __slots__ = ("call",)
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self.call: Callable[[], None] | None = call
-
-    def cancel(self) -> None:
-        self.call = None
-
-
-class Loop:
-    """As much of an event loop as batchers use, whose time passes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-        self.ready: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
-        self.timers: list[tuple[float, int, Timer]] = []
-        self._number = 0
-
-    def time(self) -> float:
-        return self.now_s
-
-    def get_debug(self) -> bool:
-        return False
-
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        raise Broken(f"the loop was told of {context}")
-
-    def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.Future(loop=self)  # type: ignore[arg-type]
-
-    def call_soon(self, call: Callable[..., None], *args: Any, context: Any = None) -> None:
-        self.ready.append((call, args))
-
-    call_soon_threadsafe = call_soon
-
-    def call_later(self, delay_s: float, call: Callable[..., None], *args: Any) -> Timer:
-        if not delay_s > 0:
-            raise Broken(f"a timer of {delay_s} s")
-        timer = Timer((lambda: call(*args)) if args else call)
-        self._number += 1
-        heapq.heappush(self.timers, (self.now_s + delay_s, self._number, timer))
-        return timer
-
-    def call_at(self, when_s: float, call: Callable[..., None], *args: Any) -> Timer:
-        return self.call_later(max(when_s - self.now_s, 1e-9), call, *args)
-
-    def turn(self) -> None:
-        """What is ready now; what that makes ready has to wait for the next turn."""
-        ready = self.ready
-        for _ in range(len(ready)):
-            call, args = ready.popleft()
-            call(*args)
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass; each timer at its time."""
-        end_s = self.now_s + seconds
-        timers = self.timers
-        while timers and timers[0][0] <= end_s:
-            due_s, _, timer = heapq.heappop(timers)
-            if timer.call is not None:
-                if due_s > self.now_s:
-                    self.now_s = due_s
-                call, timer.call = timer.call, None
-                call()
-        self.now_s = end_s
 
 
 class Request:
