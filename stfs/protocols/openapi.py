@@ -96,7 +96,8 @@ def document(served: Sequence[Served], example: Callable[[Signature], Tensors], 
                 paths[f"/v1/models/{name}{which}:{verb}"] = _post(call, ids, f"tf_{verb}_{name}{which}")
         for which in whiches:
             paths[f"/v2/models/{name}{which}/infer"] = _post(infer, ids, f"oip_infer_{name}{which}")
-    paths |= path_items(list(latest), [one.version for one in served], server.listener)
+    by_label = [(quote(one.name, safe=""), quote(label, safe="")) for one in served for label in one.labels]
+    paths |= path_items(list(latest), [one.version for one in served], server.listener, by_label)
     if server.metrics_path:
         paths[server.metrics_path] = {"get": _text("tf_metrics", "Metrics by TensorFlow Serving's names", "text/plain")}
     told: dict[str, Any] = {

@@ -5,11 +5,13 @@ Must not live here: calls that run a model (``openapi_calls``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from stfs.protocols import oip, tfserving
+from stfs.clients import languages
+from stfs.errors import NotFound, RequestError
+from stfs.protocols import oip, stfs, tfserving
 from stfs.protocols.openapi_parts import JSON, StatusOf, error_responses
 
 _STFS, _TFSERVING, _OIP, _SERVER = "STFS", "TensorFlow Serving", "Open Inference Protocol", "Server"
@@ -23,7 +25,9 @@ _EXTENSION = {"type": "object", "properties": {"parameters": {"type": "object"}}
 class _Call:
     """``answer`` is a schema for JSON, a content type for text, ``None`` for an empty body.
 
-    ``asks`` is the schema of a body that may be left out; ``fails`` gives statuses of errors, told as ``{"error"}``.
+    ``or_answer`` is another that it may have. ``asks`` is the schema of a body that may be left out, unless
+    ``must_ask``; ``query`` has schemas of parameters by name; ``fails`` gives statuses of errors, told as
+    ``{"error"}``.
     """
 
     id: str
@@ -34,6 +38,9 @@ class _Call:
     asks: dict[str, Any] | None = None
     fails: StatusOf | None = None
     not_ready: int | None = None
+    or_answer: dict[str, Any] | None = None
+    query: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    must_ask: bool = False
 
 
 _STATUS = {
@@ -70,7 +77,26 @@ _STATISTICS = {
     "required": ["model_stats"],
 }
 
+_LABELS = {
+    "type": "object",
+    "properties": {"labels": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}}},
+    "required": ["labels"],
+}
+_WHICH = {
+    "version": {"type": "string", "pattern": "^([0-9]{1,18})?$", "description": "The latest if not given."},
+    "signature_name": {"type": "string", "description": "The model's default if not given."},
+}
+_LANGUAGES = [name for one in languages.LANGUAGES for name in (one.name, *one.aliases)]
+
+STREAM = "text/event-stream"
+"""Of an answer that does not end by itself."""
+
 _M, _V = "/models/{model}", "/versions/{version}"
+
+
+def _label_status(error: RequestError) -> int:
+    return 404 if isinstance(error, NotFound) else stfs.status_of(error)
+
 
 CALLS: dict[str, _Call] = {
     "/health": _Call("health", _SERVER, "The process lives", "text/plain"),
@@ -79,6 +105,34 @@ CALLS: dict[str, _Call] = {
     "/openapi.json": _Call("openapi", _SERVER, "This document", _OBJECT),
     "/docs": _Call("docs", _SERVER, "This document as a page", "text/html"),
     "/v1/models": _Call("list_models", _STFS, "Details of every model", _LIST),
+    "/live": _Call(
+        "live",
+        _SERVER,
+        "The dashboard's numbers, each second",
+        STREAM,
+        fails=lambda error: 404 if isinstance(error, NotFound) else 503,
+        query={"model": {"type": "string", "description": "The whole server if not given."}},
+    ),
+    "/dashboard": _Call("dashboard", _SERVER, "The page of the whole server", "text/html"),
+    "/dashboard" + _M: _Call("model_page", _SERVER, "The page of a model", "text/html", fails=lambda _: 404),
+    "/dashboard" + _M + "/labels": _Call(
+        "label", _SERVER, "Replace a model's labels", _LABELS, "post", _LABELS, _label_status, must_ask=True
+    ),
+    "/json_inference": _Call("json_page", _SERVER, "The page that sends JSON", "text/html"),
+    "/image_inference": _Call("image_page", _SERVER, "The page that sends images", "text/html"),
+    "/generate_clients": _Call("clients_page", _SERVER, "The page of client programs", "text/html"),
+    "/v1" + _M + "/gen_json": _Call(
+        "gen_json", _STFS, "An example body for POST /", _OBJECT, fails=tfserving.status_of, query=_WHICH
+    ),
+    "/v1" + _M + "/gen_client": _Call(
+        "gen_client",
+        _STFS,
+        "A program that calls the model; without a language, those that there are",
+        "text/plain",
+        fails=tfserving.status_of,
+        or_answer=_OBJECT,
+        query={"language": {"enum": _LANGUAGES}, **_WHICH},
+    ),
     "/v1" + _M: _Call("tf_status", _TFSERVING, "States of the versions", _STATUS, fails=tfserving.status_of),
     "/v1" + _M + _V: _Call("tf_version_status", _TFSERVING, "State", _STATUS, fails=tfserving.status_of),
     "/v1" + _M + "/metadata": _Call("tf_metadata", _TFSERVING, "Signatures", _OBJECT, fails=tfserving.status_of),
@@ -144,32 +198,48 @@ _ON_LISTENER: dict[str, dict[str, _Call]] = {
 """What listeners of the three dialects answer differently."""
 
 
-def path_items(models: Sequence[str], versions: Sequence[int], listener: str) -> dict[str, Any]:
-    """A path item for each of :data:`CALLS`; the parameters allow what is served."""
+def path_items(
+    models: Sequence[str], versions: Sequence[int], listener: str, labels: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
+    """A path item for each of :data:`CALLS`; the parameters allow what is served.
+
+    ``labels`` are pairs of a model's name and a label of it, both as they stand in an address.
+    """
     names: dict[str, Any] = {"type": "string", "enum": list(models)} if models else {"type": "string"}
     numbers: dict[str, Any] = {"type": "string", "pattern": "^[0-9]{1,18}$"}
     if versions:
         numbers = {"type": "string", "enum": sorted({str(number) for number in versions})}
     calls = CALLS | _ON_LISTENER[listener]
     schemas = {"model": names, "version": numbers}
+    for number, (model, label) in enumerate(labels):
+        path = f"/v1/models/{model}/labels/{label}"
+        fails = tfserving.status_of
+        calls[path] = _Call(f"tf_label_status_{number}", _TFSERVING, "State by label", _STATUS, fails=fails)
+        calls[path + "/metadata"] = _Call(
+            f"tf_label_metadata_{number}", _TFSERVING, "Signatures by label", _OBJECT, fails=fails
+        )
     return {path: {call.method: _operation(path, call, schemas)} for path, call in calls.items()}
 
 
 def _operation(path: str, call: _Call, schemas: dict[str, Any]) -> dict[str, Any]:
     responses: dict[str, Any] = {"200": _answer(call.answer)}
+    if call.or_answer is not None:
+        responses["200"]["content"][JSON] = {"schema": call.or_answer}
     if call.not_ready is not None:
         responses[str(call.not_ready)] = {**_answer(call.answer), "description": "Not so."}
     if call.fails is not None:
         responses |= error_responses(call.fails)
     told: dict[str, Any] = {"operationId": call.id, "tags": [call.tag], "summary": call.summary, "responses": responses}
-    if parameters := [
+    parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": schema}
         for name, schema in schemas.items()
         if f"{{{name}}}" in path
-    ]:
+    ]
+    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in call.query.items()]
+    if parameters:
         told["parameters"] = parameters
     if call.asks is not None:
-        told["requestBody"] = {"required": False, "content": {JSON: {"schema": call.asks}}}
+        told["requestBody"] = {"required": call.must_ask, "content": {JSON: {"schema": call.asks}}}
     return told
 
 

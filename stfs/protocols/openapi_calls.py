@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stfs.images.plan import DEPTHS
 from stfs.protocols import stfs, tfserving
 from stfs.protocols.openapi_parts import HEADERS, Asked, answered, any_of, body_of, error_responses, object_of
 from stfs.protocols.openapi_schema import (
@@ -20,7 +21,32 @@ from stfs.protocols.openapi_schema import (
     takes_rows,
     tensor,
 )
+from stfs.protocols.stfs_form import IMAGE_FIELDS
 from stfs.signature import CLASSIFY, REGRESS, Signature, Tensors
+
+_FILES = {"contentType": "image/jpeg, image/png, image/webp, image/bmp, image/gif"}
+_FILE_LIST = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+_FORM: Schema = {
+    "type": "object",
+    "properties": {
+        **{name: {**_FILE_LIST, "description": "Files, a row each, in their order."} for name in IMAGE_FIELDS},
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string", "pattern": "^[0-9]{1,18}$", "description": "The latest if not given."},
+        "signature_name": {"type": "string"},
+        "channel_layout": {"enum": list(DEPTHS)},
+        "shape": {
+            "type": "string",
+            "pattern": "^[1-9][0-9]{0,3}(,[1-9][0-9]{0,3}){1,3}$",
+            "description": "Height and width, or more of the shape, where the model leaves it open.",
+        },
+        "base64_decode": {
+            "enum": ["true", "false"],
+            "description": "Whether a model of strings gets the files' bytes.",
+        },
+        "data": {"type": "string", "contentMediaType": "application/json", "description": "The other inputs."},
+    },
+    "additionalProperties": _FILE_LIST | {"description": "Files for the input of that name."},
+}
 
 
 def stfs_call(served: Mapping[str, list[Asked]], default: str) -> dict[str, Any]:
@@ -36,13 +62,16 @@ def stfs_call(served: Mapping[str, list[Asked]], default: str) -> dict[str, Any]
                 data = {name: example(array) for name, array in asked.inputs.items()}
                 value = {"model_name": model, "signature_name": asked.signature.name, "data": data}
                 examples[f"{model}, {asked.signature.name}"] = {"value": value}
+    body = body_of(any_of(bodies), examples)
+    body["content"]["multipart/form-data"] = {"schema": _FORM, "encoding": dict.fromkeys(IMAGE_FIELDS, _FILES)}
     return {
         "operationId": "stfs_infer",
         "tags": ["STFS"],
         "parameters": HEADERS,
         "summary": "Run any model",
-        "description": "`data` also takes tables: a list of row objects, a list of rows, or columns by name.",
-        "requestBody": body_of(any_of(bodies), examples),
+        "description": "`data` also takes tables: a list of row objects, a list of rows, or columns by name. A form "
+        "sends image files to a model that takes images.",
+        "requestBody": body,
         "responses": answered(any_of(answers)) | error_responses(stfs.status_of),
     }
 

@@ -12,6 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from running import basic_auth, running
 from simple_models import write_linear, write_many
 
+from stfs.protocols.openapi_about import STREAM
 from stfs.web import openapi
 
 pytestmark = pytest.mark.slow  # starts servers
@@ -40,6 +41,17 @@ def document_of(server, **headers):
     return answer.json
 
 
+def begins(server, path):
+    """Status and content type of an answer that is not read to its end."""
+    connection = server.connect()
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.headers["Content-Type"]
+    finally:
+        connection.close()
+
+
 def wait_until(condition, what):
     end_s = time.monotonic() + 60
     while not condition():
@@ -66,6 +78,9 @@ def test_every_call_without_a_body_answers_as_told(server):
         if method != "get":
             continue
         filled = path.replace("{model}", "linear").replace("{version}", "1")
+        if path == "/live":  # does not end by itself
+            assert begins(server, path) == (200, STREAM)
+            continue
         answer = server.get(filled)
         assert answer.status == 200, filled
         content = operation["responses"]["200"].get("content")
@@ -80,6 +95,7 @@ def test_failures_have_the_status_and_the_form_that_are_told(server):
     document = document_of(server)
     for path, method, operation in parts(document):
         if method == "post" and "repository" not in path:
+            path = path.replace("{model}", "linear")
             answer = server.post(path, {"nonsense": 1})
             assert str(answer.status) in operation["responses"], path
             assert set(answer.json) == {"error"}
@@ -148,7 +164,7 @@ def test_listeners_of_other_dialects(tmp_path, dialect):
         for path, name, value in examples(document):
             assert server.post(path, value).status == 200, (path, name, value)
         for path, method, operation in parts(document):
-            if method == "get":
+            if method == "get" and path != "/live":
                 filled = path.replace("{model}", "default").replace("{version}", "1")
                 headers = {"Accept": "text/html"} if path == "/" else {}
                 assert str(server.call("GET", filled, headers=headers).status) in operation["responses"], filled
