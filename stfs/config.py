@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from stfs.batcher.policy import BatchPolicy
+from stfs.batcher.shape_plan import NO_SHAPES, ShapeOptions
 from stfs.errors import ConfigError
 from stfs.images.options import ImageOptions
 from stfs.lifecycle.policy import Latest, VersionPolicy
@@ -52,6 +53,7 @@ class ModelConfig:
     cache_bytes: int = 0
     single_flight: bool = False
     share_weight: float = 1.0
+    shapes: ShapeOptions = NO_SHAPES
     threads: int = 0
     device: str = "auto"
     custom_op_paths: tuple[Path, ...] = ()
@@ -270,6 +272,15 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
         cache_bytes=options["cache_bytes"],
         single_flight=options["single_flight"],
         share_weight=options["share_weight"],
+        shapes=ShapeOptions(
+            pad_variable_length_inputs=options["pad_variable_length_inputs"],
+            sequence_buckets=options["sequence_buckets"],
+            padded_inputs=options["padded_inputs"],
+            pad_values=options["pad_value"],
+            masks=options["mask_input"],
+            ragged_inputs=options["ragged_inputs"],
+            cuts=options["cut_outputs"],
+        ),
         threads=options["threads"],
         device=options["device"],
         custom_op_paths=options["custom_op_paths"],

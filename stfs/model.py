@@ -19,6 +19,7 @@ from stfs import platforms
 from stfs.batcher.batcher import Batcher, BatchRecord
 from stfs.batcher.cache import ResponseCache
 from stfs.batcher.queue import Entry, Journey
+from stfs.batcher.shape_plan import plan
 from stfs.batcher.sharing import SharingBatcher
 from stfs.batcher.slots import RunSlots, Share
 from stfs.calibration.load import MODEL_RAISES as MODEL_RAISES
@@ -223,6 +224,7 @@ class ModelLoader:
         servable = await loop.run_in_executor(None, load_servable, config, path)
         try:
             signatures = await loop.run_in_executor(None, warm_up, servable, config.batchable)
+            signatures, paddings = plan(config.shapes, signatures, config.batch.max_batch_size, path)
             recorded = partial(self._recorded, path, servable, signatures)
             timing = partial(calibrate_model, servable, signatures, config, path, recorded)
             calibrations = await loop.run_in_executor(None, timing)
@@ -244,6 +246,7 @@ class ModelLoader:
                 cost=calibrations[key].cost,
                 in_flight=calibrations[key].in_flight,
                 share=self._share_of(servable, config),
+                padding=paddings.get(key),
                 **({} if make is Batcher else {"place": key}),
             )
             for key, signature in signatures.items()

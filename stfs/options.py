@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stfs.batcher import shape_plan as shapes
 from stfs.errors import ConfigError
 from stfs.images import options as images
 from stfs.lifecycle.policy import VersionPolicy, parse_version_policy
@@ -287,6 +288,21 @@ OPTIONS: tuple[Option, ...] = (
     Option("cache_bytes", _bytes_or_none, "0", "memory for answers to equal requests (K, M, G); 0: keep none", _BATCH),
     Option("single_flight", _boolean, "false", "run equal requests that are under way at a time once", _BATCH),
     Option("share_weight", _weight, "1", "part of the run slots beside other busy models, in proportion", _BATCH),
+    Option(
+        "pad_variable_length_inputs",
+        _boolean,
+        "false",
+        "pad inputs of requests of unlike length to the largest of a batch, as TensorFlow Serving does",
+        _BATCH,
+    ),
+    Option(
+        "sequence_buckets", shapes.parse_buckets, "", "pad dimension 1 of inputs up to one of these: 32,64,128", _BATCH
+    ),
+    Option("padded_inputs", _words, "", "the inputs that are padded, if not all that vary past dimension 0", _BATCH),
+    Option("pad_value", shapes.parse_pad_values, "", "what to pad with: VALUE, or INPUT=VALUE for each", _BATCH),
+    Option("mask_input", shapes.parse_pairs, "", "inputs to fill with 1, padding 0: MASK, or MASK=INPUT", _BATCH),
+    Option("ragged_inputs", _words, "", "inputs that JSON may hold rows of unlike length of", _BATCH),
+    Option("cut_outputs", shapes.parse_cuts, "", "outputs to cut to the length of an input: OUTPUT=INPUT", _BATCH),
     Option("batchable", _boolean, "true", "false: run every request by itself", _BATCH),
     Option("host", str, "0.0.0.0", "address to listen on", _SERVER),
     Option("port", _port, "8500", "port to listen on; 0: any free one", _SERVER),
@@ -441,6 +457,13 @@ MODEL_KEYS = {
         "cache_bytes",
         "single_flight",
         "share_weight",
+        "pad_variable_length_inputs",
+        "sequence_buckets",
+        "padded_inputs",
+        "pad_value",
+        "mask_input",
+        "ragged_inputs",
+        "cut_outputs",
         "batchable",
         "image_layout",
         "image_channels",

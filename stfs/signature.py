@@ -43,6 +43,9 @@ class TensorSpec:
     then say ``null``. ``values`` lists what a categorical input may hold, as text; empty where it is not categorical.
     ``columns`` names the columns of an input of shape ``[rows, n]``, so that a request may send them by name.
     ``graph_name`` is what the framework's own graph calls it (``serving_default_x:0``); empty where there is no graph.
+    ``mask_of`` names the input of which this one marks with 1 what is there and with 0 what is padding: a request may
+    leave it out. ``ragged`` says that rows of unlike length may be sent; they are padded with ``pad_value`` (as text;
+    ``None``: the first element).
     """
 
     name: str
@@ -53,6 +56,9 @@ class TensorSpec:
     values: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     graph_name: str = field(default="", compare=False)
+    mask_of: str = ""
+    ragged: bool = False
+    pad_value: str | None = None
 
     @property
     def is_column(self) -> bool:
@@ -144,6 +150,15 @@ class TensorSpec:
         return cast
 
 
+class Ragged(np.ndarray[Any, np.dtype[Any]]):
+    """Rows of unlike length, padded: ``row_shapes`` [rows, dimensions past the first] are their own sizes, int64.
+
+    Made by a dialect; :meth:`Signature.bind` makes plain arrays of it.
+    """
+
+    row_shapes: npt.NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True)
 class Signature:
     """A callable of a model: its named inputs and outputs.
@@ -162,6 +177,7 @@ class Signature:
     """What a table may call its columns: the inputs by name if each of them is a column, the columns of the only input
     (with that input's spec) if it names them, else nothing."""
     _allowed: Mapping[str, frozenset[object]] = field(init=False, repr=False, compare=False)
+    _ragged: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         told = {spec.name: spec.allowed_values() for spec in self.inputs}
@@ -174,6 +190,7 @@ class Signature:
             if len(columns) != len(names):  # a name that stands twice names nothing
                 columns = {}
         object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "_ragged", tuple(spec.name for spec in self.inputs if spec.ragged))
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name; raises :class:`InvalidInput` naming the ones there are."""
@@ -190,7 +207,9 @@ class Signature:
         """The inputs in the signature's order, each checked and cast.
 
         A column that may have missing values may be left out as long as another one tells the number of rows: all its
-        values are missing. Raises :class:`InvalidInput` for a missing, unknown, mistyped or misshaped input and for a
+        values are missing. A mask may be left out, too.
+
+        Raises :class:`InvalidInput` for a missing, unknown, mistyped or misshaped input and for a
         value that is none of a categorical input's. Whether the inputs agree on their number of rows is
         :meth:`rows`'s to say.
         """
@@ -209,10 +228,14 @@ class Signature:
             for spec in self.inputs:
                 if (allowed := self._allowed.get(spec.name)) is not None:
                     spec.check_values(bound[spec.name], allowed)
+        for name in self._ragged:
+            bound[name] = bound[name].view(np.ndarray)
         return bound
 
     def _all_missing(self, spec: TensorSpec, values: Mapping[str, Array], missing: int) -> Array:
         """The column ``spec`` that a request leaves out, the ``missing``-th one of it."""
+        if spec.mask_of and spec.mask_of in values:
+            return _mask(spec, values[spec.mask_of])
         rows = next((array.shape[0] for array in values.values() if array.ndim), None)
         known = {known.name for known in self.inputs}
         if not (spec.nullable and spec.is_column) or rows is None or not known.issuperset(values):
@@ -237,6 +260,21 @@ class Signature:
         counts = {name: array.shape[0] if array.ndim else None for name, array in bound.items()}
         told = ", ".join(f'"{name}" has {n}' for name, n in counts.items())
         raise InvalidRequest(f"inputs differ in their number of rows: {told}")
+
+
+def _mask(spec: TensorSpec, of: Array) -> Array:
+    """The mask of ``of``: 1 where there is something; of rows of unlike length only as far as each goes."""
+    rank = len(spec.shape or ())
+    if of.ndim < rank:
+        raise InvalidInput(spec.mask_of, f'shape {list(of.shape)} has too few dimensions for "{spec.name}", its mask')
+    if not isinstance(of, Ragged):
+        return np.ones(of.shape[:rank], spec.dtype)
+    there = np.ones(of.shape[:rank], np.bool_)
+    for axis in range(1, rank):
+        sizes = of.row_shapes[:, axis - 1].reshape((-1,) + (1,) * (rank - 1))
+        places = np.arange(of.shape[axis]).reshape((1,) * axis + (-1,) + (1,) * (rank - 1 - axis))
+        there &= places < sizes
+    return there.astype(spec.dtype)
 
 
 def can_batch(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from stfs.errors import InvalidInput, ModelFailed
-from stfs.signature import Tensors
+from stfs.signature import Array, Tensors
 
 
 def batch_key(inputs: Tensors, rows: int) -> Hashable:
@@ -42,14 +42,15 @@ def merge(requests: Sequence[Tensors], rows: int, padded_rows: int) -> Tensors:
     """
     if len(requests) == 1 and padded_rows == rows:
         return requests[0]
-    merged: Tensors = {}
-    for name in requests[0]:
-        parts = [inputs[name] for inputs in requests]
-        if padded_rows > rows:
-            last = parts[-1][-1:]
-            parts.append(np.broadcast_to(last, (padded_rows - rows, *last.shape[1:])))
-        merged[name] = np.concatenate(parts)
-    return merged
+    return {name: stack([inputs[name] for inputs in requests], rows, padded_rows) for name in requests[0]}
+
+
+def stack(parts: list[Array], rows: int, padded_rows: int) -> Array:
+    """``parts``, of ``rows`` rows in all, one behind another, the last row repeated up to ``padded_rows``; new."""
+    if padded_rows > rows:
+        last = parts[-1][-1:]
+        parts.append(np.broadcast_to(last, (padded_rows - rows, *last.shape[1:])))
+    return np.concatenate(parts)
 
 
 def split(outputs: Tensors, counts: Sequence[int], padded_rows: int) -> list[Tensors]:

@@ -44,6 +44,7 @@ from stfs.batcher.policy import ROUNDING_S, BatchPolicy, Drain, Load, Slots, adm
 from stfs.batcher.promises import Promises
 from stfs.batcher.queue import Entry, Journey, Queue, Reply, Together
 from stfs.batcher.runner import Batch, BatchRecord, Outcome, Outcomes, Run, Runner
+from stfs.batcher.shapes import Padding
 from stfs.batcher.slots import Share
 from stfs.batcher.thread import Job
 from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, RunTimedOut, Unavailable
@@ -85,7 +86,8 @@ class Batcher:
     hold, if that is the same for all; if not, each request's bytes are counted where they are bounded. ``on_refused``
     is told of each request that was refused for want of room or time, and why: ``full``, ``bytes``, ``late`` or
     ``displaced``; as ``observer``. ``share`` is its part in run slots that models have in common; it is left when the
-    batcher is closed.
+    batcher is closed. ``padding`` lets requests of unlike length share a
+    batch.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Batcher:
         row_bytes: int | None = None,
         on_refused: Callable[[str], None] | None = None,
         share: Share | None = None,
+        padding: Padding | None = None,
     ) -> None:
         ways = tuple(instances) or (Instance(run),) * max(1, in_flight)
         self._slots = Slots(len(ways), len(ways) if instances else 1)
@@ -129,13 +132,14 @@ class Batcher:
         self.name = name
         self.policy = policy
         self._merge = merge
+        self._key = batch_key if padding is None else padding.key
         self.clock = clock
         # What this thread is at work for, in the seconds of the clock; nothing where a test makes the time.
         self._work_clock = time.thread_time if clock is time.monotonic else _no_work
         self._finished_work_s = 0.0
         self._observer = observer
         self._on_refused = on_refused
-        self.places = Places(ways, lambda run: Runner(run, policy, name, merge, clock), name)
+        self.places = Places(ways, lambda run: Runner(run, policy, name, merge, clock, padding), name)
         self._run_timeout_s = run_timeout_s
         self._share = share
         if share is not None:
@@ -229,7 +233,7 @@ class Batcher:
         if not self._merge:
             rows, key = 1, None
         else:
-            key = batch_key(inputs, rows)
+            key = self._key(inputs, rows)
             if not rows:
                 key = object()  # its own lane: no rows are no company
         queue, policy, levels = self.queue, self.policy, self._levels

@@ -26,6 +26,7 @@ from stfs.batcher.batch import merge, split
 from stfs.batcher.fitting import smaller
 from stfs.batcher.policy import BatchPolicy, padded_rows
 from stfs.batcher.queue import Entry
+from stfs.batcher.shapes import Padding
 from stfs.batcher.slots import Grant
 from stfs.batcher.smaller import Piece, run_smaller, too_large
 from stfs.errors import (
@@ -149,12 +150,22 @@ class Runner:
     """How one model runs its batches. Stateless between batches.
 
     ``run`` takes the stacked inputs and gives outputs of as many rows. With ``merge`` false it takes and gives tensors
-    of any rank, one request at a time. ``clock`` must be fit for any thread.
+    of any rank, one request at a time. ``clock`` must be fit for any thread. ``padding`` is for requests of unlike
+    length.
     """
 
-    __slots__ = ("_clock", "_merge", "_name", "_policy", "_run")
+    __slots__ = ("_clock", "_merge", "_name", "_padding", "_policy", "_run")
 
-    def __init__(self, run: Run, policy: BatchPolicy, name: str, merge: bool, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        policy: BatchPolicy,
+        name: str,
+        merge: bool,
+        clock: Callable[[], float],
+        padding: Padding | None = None,
+    ) -> None:
+        self._padding = padding
         self._run = run
         self._policy = policy
         self._name = name
@@ -255,7 +266,12 @@ class Runner:
         try:
             if self._merge:
                 padded = padded_rows(self._policy, rows)
-                answers = split(self._run(merge(requests, rows, padded)), counts, padded)
+                if self._padding is None:
+                    answers = split(self._run(merge(requests, rows, padded)), counts, padded)
+                else:
+                    merged = self._padding.merge(requests, rows, padded)
+                    answers = split(self._run(merged), counts, padded)
+                    answers = self._padding.cut(requests, merged, answers)
             else:
                 answers = [self._run(requests[0])]
         except BaseException as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stfs.batcher.policy import BatchPolicy
+from stfs.batcher.shape_plan import NO_SHAPES, ShapeOptions
 from stfs.config import TFSERVING_METRICS_PATH as METRICS_PATH
 from stfs.config import ModelConfig, RpcTls, ServerConfig
 from stfs.errors import ConfigError
@@ -119,6 +120,7 @@ def _common(given: Given, warnings: list[str]) -> ModelConfig:
     threads, fraction = _threads(given, config), given.real("per_process_gpu_memory_fraction")
     if not 0.0 <= fraction <= 1.0:
         raise ConfigError(f"--per_process_gpu_memory_fraction={fraction}: it is between 0.0 and 1.0")
+    batch, shapes = _batch(given, warnings)
     session: dict[str, Any] = {}
     if config is not None:
         for name in ("allow_soft_placement", "log_device_placement"):
@@ -134,7 +136,8 @@ def _common(given: Given, warnings: list[str]) -> ModelConfig:
     return ModelConfig(
         name=given.text("model_name"),
         base_path=Path("/"),
-        batch=_batch(given, warnings),
+        batch=batch,
+        shapes=shapes,
         calibration_cache="auto",
         threads=threads,
         session_config=session,
@@ -166,27 +169,25 @@ def _threads(given: Given, config: Any) -> int:
     return max(0, intra if intra > 0 or inter > 0 else both) or max(0, from_file)
 
 
-def _batch(given: Given, warnings: list[str]) -> BatchPolicy:
+def _batch(given: Given, warnings: list[str]) -> tuple[BatchPolicy, ShapeOptions]:
     """Without --enable_batching ours: it makes no request wait for another, and changes no answer."""
     path = given.text("batching_parameters_file")
     if not given.on("enable_batching"):
         if path:
             raise ConfigError("--batching_parameters_file is set without setting --enable_batching to true.")
-        return BatchPolicy()
+        return BatchPolicy(), NO_SHAPES
     if not path:
-        return BatchPolicy(DEFAULT_BATCH_ROWS, max_enqueued_rows=DEFAULT_ENQUEUED_BATCHES * DEFAULT_BATCH_ROWS)
+        enqueued_rows = DEFAULT_ENQUEUED_BATCHES * DEFAULT_BATCH_ROWS
+        return BatchPolicy(DEFAULT_BATCH_ROWS, max_enqueued_rows=enqueued_rows), NO_SHAPES
     parameters = text_format.read(Path(path), "BatchingParameters")
     for name in _WITHOUT_MEANING:
         if parameters.HasField(name):
             warnings.append(f"{path}: {name} changes nothing here: each model's runs have a thread of their own")
-    if parameters.pad_variable_length_inputs:
-        warnings.append(
-            f"{path}: pad_variable_length_inputs changes nothing here: rows of unlike shape run in batches of their own"
-        )
     try:
-        return batch_policy(parameters)
+        batch = batch_policy(parameters)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    return batch, ShapeOptions(pad_variable_length_inputs=parameters.pad_variable_length_inputs)
 
 
 def _value(parameters: Any, name: str, default: int) -> int:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from stfs import codec, errors
+from stfs.protocols.ragged import RaggedColumn
 from stfs.protocols.request import first_key, new_column
-from stfs.signature import MAX_FILLED, Array, Signature, Tensors, TensorSpec
+from stfs.signature import MAX_FILLED, Array, Ragged, Signature, Tensors, TensorSpec
 
 NAMES_TOLD = 20
 """Columns that an error lists."""
@@ -41,7 +42,10 @@ class RowObjects:
         if self._features and (first := first_key(body, reader.position)) in inputs and first not in self._specs:
             self._specs = inputs
             self._features = False
-        self._columns = {name: new_column(spec, integral_floats=integral_floats) for name, spec in self._specs.items()}
+        self._columns: dict[str, codec.Column | RaggedColumn] = {
+            name: (RaggedColumn if spec.ragged else new_column)(spec, integral_floats=integral_floats)
+            for name, spec in self._specs.items()
+        }
         self._filled = 0
         self.rows = 0
 
@@ -59,9 +63,14 @@ class RowObjects:
                 reader.skip()
                 continue
             if len(column) != self.rows:
-                raise errors.InvalidInput(key, "stands twice", where=f", row {self.rows}")
+                is_new = self._specs[key].mask_of and not len(column)
+                problem = "the rows before leave it out" if is_new else "stands twice"
+                raise errors.InvalidInput(key, problem, where=f", row {self.rows}")
             try:
-                reader.append(column)
+                if isinstance(column, RaggedColumn):
+                    column.read(reader)
+                else:
+                    reader.append(column)
             except errors.BadElement as fault:
                 raise fault.named(key) from None
             seen += 1
@@ -73,19 +82,30 @@ class RowObjects:
         """Give the columns that the row does not name their missing value."""
         for name, column in self._columns.items():
             if len(column) == self.rows:
+                if self._specs[name].mask_of and not self.rows:
+                    continue  # then all rows may leave it out
                 if not self._specs[name].nullable or stranger is not None:
                     raise missing(name, self._specs, stranger, where=f", row {self.rows}")
                 self._filled += 1
+                assert not isinstance(column, RaggedColumn), "those hold no missing values"
                 codec.Reader(b"null").append(column)
         if self._filled > MAX_FILLED:
             raise errors.InvalidRequest(f"over {MAX_FILLED} values are missing: send fewer rows at a time")
 
     def tensors(self, order: Sequence[int] | None = None) -> Tensors:
         """What has been read, the rows in that order."""
-        arrays = {name: column.array() for name, column in self._columns.items()}
+        given = {name: column for name, column in self._columns.items() if len(column) or not self._specs[name].mask_of}
+        arrays: Tensors = {name: column.array() for name, column in given.items()}
         if order is not None:
-            arrays = {name: array[order] for name, array in arrays.items()}
+            arrays = {name: _in_order(array, order) for name, array in arrays.items()}
         return joined(self._signature.inputs[0], arrays) if self._features else arrays
+
+
+def _in_order(array: Array, order: Sequence[int]) -> Array:
+    rows = array[order]
+    if isinstance(array, Ragged) and isinstance(rows, Ragged):
+        rows.row_shapes = array.row_shapes[order]
+    return rows
 
 
 class Index:

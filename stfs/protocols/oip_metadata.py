@@ -86,7 +86,7 @@ def model_config(
                 "dims": _dims(spec, batched=batched),
                 "is_shape_tensor": False,
                 "allow_ragged_batch": False,
-                "optional": spec.nullable and spec.is_column,
+                "optional": bool(spec.mask_of) or (spec.nullable and spec.is_column),
             }
             for spec in signature.inputs
         ],

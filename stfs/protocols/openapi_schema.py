@@ -71,8 +71,8 @@ def nested(item: Schema, shape: Shape | None) -> Schema:
 
 
 def may_be_left_out(spec: TensorSpec) -> bool:
-    """Whether a request may lack it, all its values missing; see :meth:`stfs.signature.Signature.bind`."""
-    return spec.nullable and spec.is_column
+    """Whether a request may lack it: a mask, or all its values missing; see :meth:`stfs.signature.Signature.bind`."""
+    return bool(spec.mask_of) or (spec.nullable and spec.is_column)
 
 
 def by_name(specs: tuple[TensorSpec, ...], schemas: Mapping[str, Schema], *, strict: bool = False) -> Schema:

@@ -14,6 +14,7 @@ from typing import Protocol
 from stfs import codec
 from stfs.codec import Reader
 from stfs.errors import BadElement, InvalidRequest, MalformedJson
+from stfs.protocols.ragged import read_ragged
 from stfs.signature import STRING, Array, Signature, TensorSpec
 
 
@@ -48,6 +49,8 @@ def read_tensor(reader: Reader, spec: TensorSpec, *, integral_floats: bool, name
             )
         return reader.tensor(spec.dtype, integral_floats=integral_floats)
     except BadElement as fault:
+        if spec.ragged and reader.kind() == "array":
+            return read_ragged(reader, spec, integral_floats=integral_floats, name=name or spec.name)
         raise fault.named(name or spec.name) from None
 
 

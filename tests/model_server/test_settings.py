@@ -1,6 +1,7 @@
 import pytest
 
 from stfs.batcher.policy import BatchPolicy
+from stfs.batcher.shape_plan import ShapeOptions
 from stfs.errors import ConfigError
 from stfs.lifecycle.policy import All, Latest, Specific
 from stfs.model_server.flags import parse
@@ -132,11 +133,18 @@ def test_batching_parameters_that_cannot_be(write):
 
 
 def test_what_means_nothing_is_told(write):
-    file = write('num_batch_threads { value: 4 } thread_pool_name { value: "p" } pad_variable_length_inputs: true')
+    file = write('num_batch_threads { value: 4 } thread_pool_name { value: "p" }')
     argv = [*ONE, "--enable_batching", f"--batching_parameters_file={file}", "--rest_api_num_threads=3"]
     warnings = read(parse(argv)).warnings
-    for word in ("--rest_api_num_threads", "num_batch_threads", "thread_pool_name", "pad_variable_length_inputs"):
+    for word in ("--rest_api_num_threads", "num_batch_threads", "thread_pool_name"):
         assert sum(word in line for line in warnings) == 1, warnings
+
+
+def test_inputs_of_unlike_length_are_padded_where_that_is_said(write):
+    file = write("pad_variable_length_inputs: true")
+    padded = common("--enable_batching", f"--batching_parameters_file={file}")
+    assert padded.shapes == ShapeOptions(pad_variable_length_inputs=True)
+    assert common("--enable_batching").shapes == ShapeOptions()
 
 
 def test_threads_and_session(write):
