@@ -58,6 +58,8 @@ class ModelConfig:
     device: str = "auto"
     custom_op_paths: tuple[Path, ...] = ()
     session_config: Mapping[str, Any] = field(default_factory=dict)
+    memory_limit_bytes: int = 0
+    cuda_graphs: bool = False
     isolation: str = "auto"
     python: str = ""
     signature_file: Path | None = None
@@ -257,6 +259,8 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
             adaptive=options["batching"] == "adaptive",
             latency_slo_s=options["latency_slo_ms"] / 1e3 or math.inf,
         )
+        if options["cuda_graphs"] and not batch.allowed_batch_sizes:
+            raise ConfigError("cuda_graphs needs allowed_batch_sizes, such as 1,8,32,128: each has a graph of its own")
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from None
     return ModelConfig(
@@ -285,6 +289,8 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
         device=options["device"],
         custom_op_paths=options["custom_op_paths"],
         session_config=options["session_config"],
+        memory_limit_bytes=options["memory_limit"],
+        cuda_graphs=options["cuda_graphs"],
         isolation=options["isolation"],
         python=options["python"],
         signature_file=Path(options["signature_file"]) if options["signature_file"] else None,

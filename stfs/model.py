@@ -325,6 +325,9 @@ def load_servable(config: ModelConfig, path: Path) -> Servable:
         trusted_types=config.trusted_types,
         jvm_heap_bytes=config.jvm_heap_bytes,
         saved_model_tags=config.saved_model_tags,
+        memory_limit_bytes=config.memory_limit_bytes,
+        cuda_graphs=config.cuda_graphs,
+        batch_sizes=config.batch.allowed_batch_sizes,
     )
     servable = open_servable(platform, path, options, Hosting(config.isolation, config.python, config.processing_file))
     if not servable.signatures:

@@ -159,6 +159,8 @@ def _name(
                 config.custom_op_paths,
                 config.jvm_heap_bytes,
                 config.saved_model_tags,
+                config.memory_limit_bytes,
+                config.cuda_graphs,
             ],
         }
     )

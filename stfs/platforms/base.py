@@ -76,6 +76,8 @@ class Servable(abc.ABC):
     platform: str
     runtime: str
     signatures: Mapping[str, Signature]
+    on_gpu: bool = False
+    """Whether its memory is that of a GPU."""
 
     @property
     def default_signature(self) -> str:

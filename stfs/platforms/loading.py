@@ -11,6 +11,7 @@ from pathlib import Path
 from stfs.errors import ConfigError
 from stfs.platforms import processing
 from stfs.platforms.base import LoadOptions, Platform, Servable
+from stfs.platforms.memory_limit import check_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ def open_servable(platform: Platform, path: Path, options: LoadOptions, hosting:
 
     Raises :class:`stfs.errors.SetupError`, as :meth:`Platform.load` does.
     """
-    if not needs_worker(platform, path, hosting):
+    check_limit(platform, options, hosting.isolation)
+    if not (needs_worker(platform, path, hosting) or options.memory_limit_bytes):
         return load_here(platform, path, options, hosting)
     from stfs.platforms.worker import open_in_worker  # not at the top: a worker process imports this file too
 

@@ -83,6 +83,4 @@ def _said(error: BaseException) -> str | None:
     found = words.search(str(error)) if words is not None else None
     if found is None:
         return None
-    text = str(error)
-    line = text[text.rfind("\n", 0, found.start()) + 1 :] if package == "builtins" else text
-    return one_line(line)
+    return one_line(str(error)[found.start() :])

@@ -132,6 +132,7 @@ def load_graph(
         servable = _freed(servable, source, open_session, names)
     if CUDA in runs_on:
         _use_gpu(servable, onnxruntime, partial(open_session, servable.source, graphs=True), options)
+    servable.on_gpu = CUDA in runs_on
     servable.runtime = f"onnxruntime {onnxruntime.__version__}, {runs_on[0]}"
     by = f", by {servable.bound_by}" if servable.bound_by else ""
     logger.info("model %s runs on %s%s", options.model_name, servable.runtime, by)

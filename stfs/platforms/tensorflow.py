@@ -71,6 +71,7 @@ class TensorFlowPlatform(Platform):
             if isinstance(error, LoadFailed):
                 raise
             raise LoadFailed(f"{folder}: {told(str(error)) or type(error).__name__}") from error
+        servable.on_gpu = _uses_gpu(tf, options.device)
         servable.runtime = f"tensorflow {tf.__version__}, {'GPU' if _uses_gpu(tf, options.device) else 'CPU'}"
         logger.info("model %s runs on %s", options.model_name, servable.runtime)
         return servable
@@ -157,6 +158,11 @@ def session_config(tf: Any, options: LoadOptions) -> Any:
     config.gpu_options.allow_growth = True
     if options.device == "cpu":
         config.device_count["GPU"] = 0
+    elif options.memory_limit_bytes:
+        # Each of them, since the list has to tell of all; in a process of its own the model takes no more than one.
+        for _ in tf.config.list_physical_devices("GPU"):
+            limit_mb = options.memory_limit_bytes / (1 << 20)
+            config.gpu_options.experimental.virtual_devices.add(memory_limit_mb=[limit_mb])
     for key, value in options.session_config.items():
         if key not in SESSION_KEYS:
             raise ConfigError(f'session_config: unknown key "{key}"; there are {", ".join(SESSION_KEYS)}')

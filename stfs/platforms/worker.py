@@ -13,9 +13,10 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from stfs.errors import ConfigError
+from stfs.errors import ConfigError, LoadFailed
 from stfs.platforms.base import LoadOptions, Platform, Servable, WorkerStatus
 from stfs.platforms.loading import Hosting
+from stfs.platforms.memory_limit import told
 from stfs.platforms.worker_messages import Message, encode_options
 from stfs.platforms.worker_supervisor import Hosted, Loaded, Worker
 from stfs.signature import Array, Tensors
@@ -51,7 +52,14 @@ def open_in_worker(platform: Platform, path: Path, options: LoadOptions, hosting
                 hosted = worker.host(options.model_name, path, order)
             _groups[key] = worker
     assert hosted is not None, "a new worker takes a model"
-    return WorkerServable(worker, hosted, hosted.first.result())
+    try:
+        return WorkerServable(worker, hosted, hosted.first.result())
+    except LoadFailed as error:
+        limit_bytes = options.memory_limit_bytes
+        if not limit_bytes or "memory_limit" in str(error):
+            raise
+        # Libraries that end the process for want of memory say so in many ways, or in none.
+        raise LoadFailed(f"{error} (memory_limit bounds it to {told(limit_bytes)})") from error
 
 
 class WorkerServable(Servable):

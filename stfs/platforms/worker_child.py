@@ -33,6 +33,7 @@ from stfs.errors import LoadFailed, Unavailable
 from stfs.platforms.base import Platform, Servable, one_line
 from stfs.platforms.loading import Hosting, load_here
 from stfs.platforms.memory import run_on
+from stfs.platforms.memory_limit import load_within
 from stfs.platforms.shared_memory import Segment, output_start
 from stfs.platforms.worker_messages import HELLO, Channel, Message, decode_options, encode_error, encode_signature
 
@@ -110,9 +111,9 @@ class Worker:
     def _load(self, message: Message) -> Message:
         processing = message["processing_file"]
         hosting = Hosting(processing_file=Path(processing) if processing else None)
-        servable = load_here(
-            find_platform(message["platform"]), Path(message["path"]), decode_options(message["options"]), hosting
-        )
+        platform, path = find_platform(message["platform"]), Path(message["path"])
+        options = decode_options(message["options"])
+        servable = load_within(options, path, lambda: load_here(platform, path, options, hosting))
         self._servables[message["model"]] = servable
         return {
             "signatures": {key: encode_signature(signature) for key, signature in servable.signatures.items()},

@@ -20,7 +20,7 @@ from stfs.rpc.unary import Call, Dialect, unary
 
 SHARED = (
     "batch", "calibrate", "calibration_cache", "threads", "device", "custom_op_paths", "session_config", "isolation",
-    "jvm_heap_bytes", "saved_model_tags", "warmup_iterations",
+    "memory_limit_bytes", "cuda_graphs", "jvm_heap_bytes", "saved_model_tags", "warmup_iterations",
 )  # fmt: skip
 """What a new model is served with as the others are, where they agree: it was said of all of them."""
 

@@ -17,7 +17,7 @@ import pytest
 
 from stfs.errors import ConfigError, InvalidRequest, LoadFailed, ModelFailed
 from stfs.platforms.base import LoadOptions
-from stfs.platforms.tensorflow import TensorFlowPlatform, op_libraries, told
+from stfs.platforms.tensorflow import TensorFlowPlatform, op_libraries, session_config, told
 
 tf = pytest.importorskip("tensorflow")
 
@@ -520,3 +520,12 @@ def test_messages_are_one_clean_line():
         == "bad"
     )
     assert told("") == ""
+
+
+def test_a_limit_of_memory_is_told_of_every_gpu(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0", "GPU:1"])
+    devices = session_config(tf, LoadOptions(memory_limit_bytes=300 << 20)).gpu_options.experimental.virtual_devices
+    assert [list(device.memory_limit_mb) for device in devices] == [[300.0], [300.0]]
+    on_cpu = session_config(tf, LoadOptions(device="cpu", memory_limit_bytes=300 << 20))
+    assert not on_cpu.gpu_options.experimental.virtual_devices
+    assert not session_config(tf, LoadOptions()).gpu_options.experimental.virtual_devices
