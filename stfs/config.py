@@ -35,7 +35,9 @@ ONE_MODEL = ("model_base_path", "model_name", "model_platform")
 class ModelConfig:
     """One model to serve. ``platform`` is ``None`` where the files are to tell.
 
-    ``batchable`` is ``None`` where the signature is to tell; ``False`` runs every request by itself.
+    ``batchable`` is ``None`` where the signature is to tell; ``False`` runs every request by itself. ``instances``,
+    ``cpus`` and ``gpus`` are what :func:`stfs.platforms.instances.open_instances` takes; a run may take
+    ``run_timeout_s`` seconds, 0 for any time.
     ``calibration_cache`` is a folder, ``auto`` or ``off``, as ``stfs.calibration.cache`` reads it.
     ``cache_bytes`` is what answers may take that are kept for equal requests, 0 for none. ``share_weight`` is
     its part of the processors beside others that want them too, in proportion to theirs.
@@ -61,6 +63,10 @@ class ModelConfig:
     memory_limit_bytes: int = 0
     cuda_graphs: bool = False
     isolation: str = "auto"
+    instances: int = 1
+    cpus: tuple[tuple[int, ...], ...] = ()
+    gpus: tuple[int, ...] = ()
+    run_timeout_s: float = 0.0
     python: str = ""
     signature_file: Path | None = None
     processing_file: Path | None = None
@@ -188,18 +194,18 @@ def load(
 
 def _parse(option: Option, value: Any, source: str) -> Any:
     """``value`` (text, or what JSON gave) by the option's own parser."""
-    text = value if isinstance(value, str) else _as_text(value)
+    text = value if isinstance(value, str) else _as_text(value, option.joint)
     try:
         return option.parse(text)
     except (ValueError, TypeError, ConfigError) as error:
         raise ConfigError(f"{source}: {text!r} will not do: {error}") from None
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: Any, joint: str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
-        return ",".join(str(part) for part in value)
+        return joint.join(str(part) for part in value)
     return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
@@ -292,6 +298,10 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
         memory_limit_bytes=options["memory_limit"],
         cuda_graphs=options["cuda_graphs"],
         isolation=options["isolation"],
+        instances=options["instances"],
+        cpus=options["cpus"],
+        gpus=options["gpus"],
+        run_timeout_s=options["run_timeout_s"],
         python=options["python"],
         signature_file=Path(options["signature_file"]) if options["signature_file"] else None,
         processing_file=Path(options["processing_file"]) if options["processing_file"] else None,

@@ -102,6 +102,7 @@ class Snapshot:
     padded_rows: Mapping[ModelKey, int]
     failed_batches: Mapping[ModelKey, int]
     slot_waits: Mapping[ModelKey, Sum]
+    stuck_runs: Mapping[ModelKey, int]
     queue_seconds: Mapping[ModelKey, HistogramSnapshot]
     run_seconds: Mapping[ModelKey, HistogramSnapshot]
     decode_seconds: Mapping[ModelKey, HistogramSnapshot]
@@ -189,6 +190,7 @@ class PerModel:
     failed_batches: int = 0
     evicted: int = 0
     slot_waits: Adder = field(default_factory=Adder)
+    stuck_runs: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     cache: dict[str, int] = field(default_factory=dict)
     success: Adder = field(default_factory=Adder)
@@ -210,6 +212,7 @@ class PerModel:
         self.failed_batches += other.failed_batches
         self.evicted += other.evicted
         self.slot_waits.add(other.slot_waits)
+        self.stuck_runs += other.stuck_runs
         for reason, count in other.reasons.items():
             self.reasons[reason] = self.reasons.get(reason, 0) + count
         for what, count in other.cache.items():
@@ -327,11 +330,13 @@ class Metrics:
         reason: str,
         failed: bool,
         requests: int = 1,
+        timed_out: bool = False,
         slot_wait_s: float = 0.0,
     ) -> None:
         """One run of the model: ``rows`` valid rows of ``requests``, ``padded`` more to reach an allowed size.
 
-        ``slot_wait_s``: how long it waited for runs of other models, if it had to.
+        ``timed_out``: it failed because it took longer than a run may. ``slot_wait_s``: how long it waited for runs of
+        other models, if it had to.
         """
         entry = self._model(model, version)
         entry.batch_rows.observe(rows)
@@ -341,6 +346,7 @@ class Metrics:
         entry.failed_batches += failed
         if slot_wait_s:
             entry.slot_waits.observe(slot_wait_s)
+        entry.stuck_runs += timed_out
         entry.reasons[reason] = entry.reasons.get(reason, 0) + 1
         entry.last_s = self._clock()
         if not failed:
@@ -397,6 +403,7 @@ class Metrics:
             padded_rows={k: m.padded_rows for k, m in models.items()},
             failed_batches={k: m.failed_batches for k, m in models.items()},
             slot_waits={k: m.slot_waits.snapshot() for k, m in models.items()},
+            stuck_runs={k: m.stuck_runs for k, m in models.items()},
             queue_seconds={k: m.queue_seconds.snapshot() for k, m in models.items()},
             run_seconds={k: m.run_seconds.snapshot() for k, m in models.items()},
             decode_seconds={k: m.decode_seconds.snapshot() for k, m in models.items()},

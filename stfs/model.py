@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from stfs import platforms
 from stfs.batcher.batcher import Batcher, BatchRecord
 from stfs.batcher.cache import ResponseCache
+from stfs.batcher.places import Instance
 from stfs.batcher.queue import Entry, Journey
 from stfs.batcher.shape_plan import plan
 from stfs.batcher.sharing import SharingBatcher
@@ -29,7 +30,8 @@ from stfs.config import ModelConfig
 from stfs.errors import LoadFailed, RequestError, SignatureNotFound, Unavailable
 from stfs.metrics import Metrics
 from stfs.platforms.base import LoadOptions, Servable, WorkerStatus
-from stfs.platforms.loading import Hosting, open_servable
+from stfs.platforms.instances import open_instances
+from stfs.platforms.loading import Hosting
 from stfs.platforms.memory import run_on
 from stfs.signature import Array, Signature, Tensors, zeros
 
@@ -161,18 +163,41 @@ class Model:
         """The worker process that it runs in, now; ``None`` if it runs in this one."""
         return self._servable.worker_status
 
+    @property
+    def has_instances(self) -> bool:
+        """Whether several of its batches may run at once, each on an instance of its own."""
+        return len(self._servable.members) > 1
+
     async def close(self) -> None:
         """Answer what was taken, stop the threads, free the framework's memory.
 
-        A run that does not come to its end holds this up for ever, unless a worker process can be ended around it.
+        A run that does not come to its end holds this up for ever, unless a worker process can be ended around it, or
+        it was given up: then the memory is freed when it has come home, which is not waited for.
         """
         closing = asyncio.gather(*(batcher.close() for batcher in self._batchers.values()))
         if self.worker is None:
             await closing
         else:
             await asyncio.wait((closing,), timeout=STUCK_RUN_S)
+        hanging = [batcher for batcher in self._batchers.values() if batcher.hangs]
+        if hanging:
+            log.warning("%s version %d: runs of it are stuck, so its memory is not freed yet", self.name, self.version)
+            task = asyncio.create_task(self._free_later(hanging))
+            _left_over.add(task)
+            task.add_done_callback(_left_over.discard)
+            return
         await asyncio.get_running_loop().run_in_executor(None, self._servable.close)
         await closing
+
+    async def _free_later(self, hanging: Iterable[Batcher]) -> None:
+        for batcher in hanging:
+            await batcher.all_home.wait()
+        await asyncio.get_running_loop().run_in_executor(None, self._servable.close)
+        log.info("%s version %d: its stuck runs have come home, and it is freed", self.name, self.version)
+
+
+_left_over: set[asyncio.Task[None]] = set()
+"""What waits for runs of models that are closed otherwise; a task that nobody refers to may be collected."""
 
 
 Replay = Callable[[Model, int], Awaitable[object]]
@@ -223,7 +248,7 @@ class ModelLoader:
         started = time.monotonic()
         servable = await loop.run_in_executor(None, load_servable, config, path)
         try:
-            signatures = await loop.run_in_executor(None, warm_up, servable, config.batchable)
+            signatures = await loop.run_in_executor(None, warm_up_all, servable, config.batchable)
             signatures, paddings = plan(config.shapes, signatures, config.batch.max_batch_size, path)
             recorded = partial(self._recorded, path, servable, signatures)
             timing = partial(calibrate_model, servable, signatures, config, path, recorded)
@@ -237,12 +262,14 @@ class ModelLoader:
             make = partial(SharingBatcher, cache=cache, counted=partial(self._metrics.record_cache, name, str(version)))
         batchers = {
             key: make(
-                partial(run_on, servable, key),
+                partial(run_on, servable, key, limit_s=config.run_timeout_s),
                 config.batch,
                 name=f'model "{name}" version {version}',
                 merge=signature.batchable,
                 loop=loop,
                 observer=self._observer(name, version),
+                instances=_instances(servable, key, config.run_timeout_s),
+                run_timeout_s=0.0 if servable.ends_runs else config.run_timeout_s,
                 cost=calibrations[key].cost,
                 in_flight=calibrations[key].in_flight,
                 share=self._share_of(servable, config),
@@ -298,6 +325,7 @@ class ModelLoader:
                 run_s=record.run_s,
                 reason=record.reason,
                 failed=record.failed,
+                timed_out=record.timed_out,
                 requests=record.requests,
                 slot_wait_s=record.slot_wait_s,
             )
@@ -329,7 +357,15 @@ def load_servable(config: ModelConfig, path: Path) -> Servable:
         cuda_graphs=config.cuda_graphs,
         batch_sizes=config.batch.allowed_batch_sizes,
     )
-    servable = open_servable(platform, path, options, Hosting(config.isolation, config.python, config.processing_file))
+    servable = open_instances(
+        platform,
+        path,
+        options,
+        Hosting(config.isolation, config.python, config.processing_file),
+        instances=config.instances,
+        cpus=config.cpus,
+        gpus=config.gpus,
+    )
     if not servable.signatures:
         servable.close()
         raise LoadFailed(f"{path}: the model has no signature to serve")
@@ -345,6 +381,19 @@ def _advice(path: Path) -> str:
             return "this is part of a SavedModel: serve the folder that it is in"
     known = ", ".join(sorted(platforms.available()))
     return f"no platform recognises these files; if the names mislead, say which with --model_platform ({known})"
+
+
+def _instances(servable: Servable, key: str, limit_s: float) -> list[Instance]:
+    """The ways to run a signature, where there are several."""
+    members = servable.members
+    if len(members) == 1:
+        return []
+    return [Instance(partial(run_on, member, key, limit_s=limit_s), member.is_up, member.concurrent) for member in members]
+
+
+def warm_up_all(servable: Servable, batchable: bool | None) -> dict[str, Signature]:
+    """:meth:`warm_up` of every instance; what the first showed is returned."""
+    return [warm_up(member, batchable) for member in dict.fromkeys(servable.members)][0]
 
 
 def warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]:

@@ -18,6 +18,7 @@ from stfs.batcher import shape_plan as shapes
 from stfs.errors import ConfigError
 from stfs.images import options as images
 from stfs.lifecycle.policy import VersionPolicy, parse_version_policy
+from stfs.platforms import placement
 
 
 def _boolean(text: str) -> bool:
@@ -194,6 +195,12 @@ def _bytes_or_none(text: str) -> int:
     return 0 if text.strip() == "0" else _bytes(text)
 
 
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(?::[0-9]{1,5})?", text.lower()):
+        raise ValueError("expected auto, cpu, cuda, or cuda:N for the GPU of that number")
+    return text.lower()
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in allowed:
@@ -213,6 +220,8 @@ class Option:
     help: str
     group: str
     env: str = ""
+    joint: str = ","
+    """What stands in the text between the elements of what is a list in the file."""
 
     @property
     def variable(self) -> str:
@@ -239,7 +248,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("version_labels", _labels, "{}", 'names of versions as JSON, such as {"stable": 1}', _MODEL),
     Option("custom_op_paths", _paths, "", "TensorFlow custom ops: .so files or folders, comma-separated", _MODEL),
     Option("session_config", _json_object, "{}", "TensorFlow session options as JSON", _MODEL),
-    Option("device", _choice("auto", "cpu", "cuda"), "auto", "auto, cpu or cuda", _MODEL),
+    Option("device", _device, "auto", "auto, cpu, cuda, or cuda:N for the GPU of that number", _MODEL),
     Option("threads", _count, "0", "threads that one run of a model may use; 0: chosen for you", _MODEL),
     Option(
         "memory_limit",
@@ -256,6 +265,23 @@ OPTIONS: tuple[Option, ...] = (
         _MODEL,
     ),
     Option("isolation", _choice("auto", "thread", "process"), "auto", "process: run it in a worker process", _MODEL),
+    Option("instances", _positive, "1", "batches that may run at once, each on an instance of the model", _MODEL),
+    Option(
+        "cpus",
+        placement.parse_cpus,
+        "",
+        "cores for worker processes, such as 0-3, or with ; between for each instance: 0-3;4-7 (implies isolation)",
+        _MODEL,
+        joint=";",
+    ),
+    Option("gpus", placement.parse_gpus, "", "GPUs to spread instances over, such as 0,1", _MODEL),
+    Option(
+        "run_timeout_s",
+        _duration,
+        "0",
+        "seconds that one run may take before its requests get 504 and it is given up; 0: no limit",
+        _MODEL,
+    ),
     Option("python", str, "", "interpreter of the worker process, of another environment (implies isolation)", _MODEL),
     Option("signature_file", str, "", "JSON file of inputs and outputs, where the model does not tell", _MODEL),
     Option("processing_file", str, "", "Python file with preprocess and postprocess functions", _MODEL),
@@ -457,6 +483,10 @@ MODEL_KEYS = {
         "memory_limit",
         "cuda_graphs",
         "isolation",
+        "instances",
+        "cpus",
+        "gpus",
+        "run_timeout_s",
         "python",
         "signature_file",
         "processing_file",

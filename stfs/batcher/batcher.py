@@ -184,6 +184,11 @@ class Batcher:
         return self._in_flight_rows
 
     @property
+    def hangs(self) -> bool:
+        """Whether a run that was given up has not come home, so that what it runs may not be freed."""
+        return self.places.stuck > 0
+
+    @property
     def overlaps(self) -> bool:
         """Whether a batch may leave beside another once it is full, so that what is queued meanwhile matters."""
         return self._most > self._eager

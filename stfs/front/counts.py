@@ -9,7 +9,7 @@ from stfs.metrics import RETIRED, Adder, Histogram, PerModel, Recorded
 
 _HISTOGRAMS = ("request_seconds", "batch_rows", "queue_seconds", "run_seconds", "decode_seconds", "encode_seconds")
 _SUMS = ("success", "fail", "shared_queue", "shared_run", "slot_waits")
-_PLAIN = ("padded_rows", "failed_batches", "evicted", "last_s")
+_PLAIN = ("padded_rows", "failed_batches", "stuck_runs", "evicted", "last_s")
 
 
 def encode(recorded: Recorded) -> list[Any] | None:

@@ -39,7 +39,7 @@ def replicates(
         return False
     times = list(run_s)
     is_cheap = bool(times) and max(times) <= REPLICATED_RUN_S
-    return is_cheap and device != "cuda" and file_bytes <= REPLICATED_BYTES
+    return is_cheap and not device.startswith("cuda") and file_bytes <= REPLICATED_BYTES
 
 
 def cores_left_by_engine(cores: int, fronts: int) -> int:

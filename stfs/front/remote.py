@@ -173,6 +173,7 @@ class RemoteBatcher:
 
     in_flight_batches = 0
     overlaps = False
+    hangs = False
     adaptive = None
     queued_rows = in_flight_rows = 0  # they are told where the models are
 

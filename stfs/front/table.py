@@ -113,7 +113,7 @@ class Told:
 def _replicates(engine: str, model: Model, config: ModelConfig) -> bool:
     return replicates(
         engine,
-        in_process=model.worker is None,
+        in_process=model.worker is None and not model.has_instances,
         caches=model.shares_answers,
         device=config.device,
         file_bytes=_bytes_at(model.path) if engine == "auto" else 0,

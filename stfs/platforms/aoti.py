@@ -21,7 +21,7 @@ from typing import Any
 
 from stfs.errors import LoadFailed, ModelFailed, RequestError
 from stfs.platforms.aoti_source import Compiled, check_libraries, compiled_inputs
-from stfs.platforms.base import DEFAULT_SIGNATURE, LoadOptions, Servable, one_line
+from stfs.platforms.base import DEFAULT_SIGNATURE, LoadOptions, Servable, gpu_of, one_line
 from stfs.platforms.probe import PROBE_ROWS, seen_outputs
 from stfs.platforms.row_range import RowRange, run_in_range
 from stfs.platforms.sidecar import Sidecar, example_sidecar, find_sidecar, parse_sidecar
@@ -148,9 +148,11 @@ def _metadata(file: Path, model: str) -> dict[str, str]:
 def _device(file: Path, metadata: Mapping[str, str], device: str, options: LoadOptions) -> str:
     """What the package was compiled for. Raises :class:`LoadFailed` if that is not this machine."""
     made_for = metadata.get("AOTI_DEVICE_KEY", "cpu")
-    if made_for != "cpu" and made_for != device:
+    if gpu_of(options.device):
+        raise LoadFailed(f"{file}: a package runs on the first GPU that its process sees: leave out isolation thread")
+    if made_for != "cpu" and made_for != device.partition(":")[0]:
         raise LoadFailed(f"{file}: was compiled for {made_for}, and there is none here, or device cpu was asked for")
-    if made_for == "cpu" and options.device == "cuda":
+    if made_for == "cpu" and options.device.startswith("cuda"):
         raise LoadFailed(f"{file}: was compiled for cpu, and device cuda was asked for: compile it again for cuda")
     machine = metadata.get("AOTI_MACHINE", "")
     if machine and machine != platform.machine():

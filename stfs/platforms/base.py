@@ -29,7 +29,8 @@ class LoadOptions:
     """What a user may say about loading a model. An adapter ignores what has no meaning for it.
 
     ``threads`` is the number of threads one run may use; 0 lets the framework choose.
-    ``device`` is ``auto``, ``cpu`` or ``cuda``. ``signature_file`` tells of inputs and outputs where the model's files
+    ``device`` is ``auto``, ``cpu`` or ``cuda``, the latter perhaps with a GPU's number (``cuda:1``), where the platform
+    says that it ``places_on_gpus``. ``signature_file`` tells of inputs and outputs where the model's files
     do not, and the user keeps it elsewhere than beside them. ``jvm_heap_bytes`` bounds the heap of the process that
     hosts Java models. ``saved_model_tags`` say which graph of a SavedModel to load; empty: the one that serves.
     ``memory_limit_bytes`` bounds the memory of the GPU that the model runs on, or of the worker process that it runs
@@ -57,7 +58,7 @@ class WorkerStatus:
     ``pid`` is ``None`` between the end of one process and the start of the next. ``state`` is the model's in it:
     ``starting``, ``up``, ``restarting``, ``failed`` or ``closed``. ``restarts`` counts those of the process, whichever
     of its models was the cause. ``error`` is what went wrong last, one line. ``resident_bytes`` is the memory of the
-    process in RAM, ``None`` where that is not known.
+    process in RAM, ``None`` where that is not known. Of a model of several processes ``instances`` tells one by one.
     """
 
     pid: int | None
@@ -65,6 +66,7 @@ class WorkerStatus:
     restarts: int
     error: str
     resident_bytes: int | None
+    instances: tuple[WorkerStatus, ...] = ()
 
 
 class Servable(abc.ABC):
@@ -78,6 +80,16 @@ class Servable(abc.ABC):
     signatures: Mapping[str, Signature]
     on_gpu: bool = False
     """Whether its memory is that of a GPU."""
+    concurrent: bool = False
+    """Whether runs that are called side by side do go side by side. Where they merely may be called so, and wait for
+    each other or for the GIL, several instances are several loads."""
+    ends_runs: bool = False
+    """Whether :meth:`run_within` ends a run that takes too long, so that nothing of it is left."""
+
+    @property
+    def members(self) -> Sequence[Servable]:
+        """Its instances, one for each batch that may run at once; those that share a loaded model are one object."""
+        return (self,)
 
     @property
     def default_signature(self) -> str:
@@ -104,6 +116,16 @@ class Servable(abc.ABC):
         :class:`stfs.errors.ModelFailed` (or anything else, which counts as the same) if the model itself failed.
         """
 
+    def run_within(self, limit_s: float, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
+        """:meth:`run`; after ``limit_s`` seconds (0: never) the run is ended and :class:`stfs.errors.RunTimedOut`
+        raised, where the model is in a process of its own (``ends_runs``). Elsewhere nothing can end it.
+        """
+        return self.run(signature_name, inputs)
+
+    def is_up(self) -> bool:
+        """Whether a run could begin now. Quick, any thread."""
+        return True
+
     def close(self) -> None:  # noqa: B027 - most servables own nothing that the collector does not free
         """Free what garbage collection would not."""
 
@@ -119,6 +141,8 @@ class Platform(abc.ABC):
     """``process`` for a framework that may abort the process, holds the GIL while it runs, or owns a JVM."""
     worker_group: ClassVar[str] = ""
     """Models of the platforms of one group share one worker process (there can be only one JVM); empty: one each."""
+    places_on_gpus: ClassVar[bool] = False
+    """Whether models take ``cuda:1`` for a device, so that those of one process may be on several GPUs."""
 
     @abc.abstractmethod
     def detect(self, path: Path) -> bool:
@@ -205,6 +229,12 @@ def object_array(flat: Sequence[Any], shape: tuple[int, ...]) -> Array:
 def owned(output: Array, inputs: Iterable[Array]) -> Array:
     """``output``, copied if it lies in the memory of an input, as identity outputs do in some frameworks."""
     return output.copy() if any(np.may_share_memory(output, array) for array in inputs) else output
+
+
+def gpu_of(device: str) -> int | None:
+    """The GPU's number in ``cuda:1``; ``None`` where a device has none."""
+    _, colon, number = device.partition(":")
+    return int(number) if colon else None
 
 
 CORES_LEFT = "STFS_CORES_LEFT"

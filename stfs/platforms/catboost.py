@@ -75,6 +75,8 @@ class CatBoostServable(BoostedServable):
     """
 
     platform = CatBoostPlatform.name
+    concurrent = True
+    # CatBoost lets go of the GIL, and applies a model that it does not change.
 
     def __init__(self, model: Any, file: Path, threads: int) -> None:
         from catboost import CatBoostError

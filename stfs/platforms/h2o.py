@@ -86,6 +86,8 @@ class H2oServable(Servable):
     """
 
     platform = H2oPlatform.name
+    concurrent = True
+    # score0 works on arrays of its caller's, and keeps nothing between calls.
 
     def __init__(self, jpype: Any, model: Any, columns: Columns) -> None:
         self.signature = Signature(DEFAULT_SIGNATURE, columns.inputs, columns.outputs, batchable=True)

@@ -68,6 +68,8 @@ class LightGbmServable(BoostedServable):
     """
 
     platform = LightGbmPlatform.name
+    concurrent = True
+    # LightGBM's C API: prediction takes the booster's lock shared, and lets go of the GIL.
 
     def __init__(self, booster: Any, classes: Array | None, file: Path, threads: int) -> None:
         from lightgbm.basic import LightGBMError

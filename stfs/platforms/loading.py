@@ -12,6 +12,7 @@ from stfs.errors import ConfigError
 from stfs.platforms import processing
 from stfs.platforms.base import LoadOptions, Platform, Servable
 from stfs.platforms.memory_limit import check_limit
+from stfs.platforms.placement import ANYWHERE, Seat
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +21,13 @@ class Hosting:
 
     ``isolation`` is ``auto`` (the platform says), ``thread`` or ``process``. ``python`` is another interpreter to run
     the worker process with, empty for this one. ``processing_file`` holds ``preprocess`` and ``postprocess`` functions.
+    ``seat`` is what a worker process has for itself.
     """
 
     isolation: str = "auto"
     python: str = ""
     processing_file: Path | None = None
+    seat: Seat = ANYWHERE
 
 
 def open_servable(platform: Platform, path: Path, options: LoadOptions, hosting: Hosting) -> Servable:

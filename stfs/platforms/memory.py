@@ -48,10 +48,12 @@ DEPTH = 8
 """So many exceptions are looked at, from the one raised to those that it came from."""
 
 
-def run_on(servable: Servable, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
-    """:meth:`Servable.run`; raises :class:`OutOfMemory` in the place of whatever said that memory ran out."""
+def run_on(
+    servable: Servable, signature_name: str, inputs: Mapping[str, Array], *, limit_s: float = 0.0
+) -> Tensors:
+    """:meth:`Servable.run_within`; raises :class:`OutOfMemory` in the place of whatever said that memory ran out."""
     try:
-        return servable.run(signature_name, inputs)
+        return servable.run_within(limit_s, signature_name, inputs) if limit_s else servable.run(signature_name, inputs)
     except Exception as error:
         if (told := out_of_memory(error)) is None:
             raise

@@ -23,6 +23,7 @@ from stfs.platforms.base import (
     Platform,
     Servable,
     as_bytes,
+    gpu_of,
     model_file,
     model_files,
     object_array,
@@ -63,6 +64,7 @@ class OnnxPlatform(Platform):
     name = "onnx"
     aliases = ("onnxruntime", "ort", "pytorch_onnx")
     extra = "onnx"
+    places_on_gpus = True
 
     def detect(self, path: Path) -> bool:
         """See :meth:`Platform.detect`."""
@@ -99,7 +101,7 @@ def load_graph(
     except ImportError as error:
         raise PlatformMissing(platform.name, platform.extra, one_line(error)) from error
     wanted = providers(options.device, onnxruntime.get_available_providers())
-    if CUDA in wanted and hasattr(onnxruntime, "preload_dlls"):
+    if wanted != [CPU] and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # the CUDA libraries of pip's nvidia-* packages are on no loader path
 
     def open_session(model: Path | bytes, graphs: bool = False) -> Any:
@@ -120,9 +122,9 @@ def load_graph(
         except Exception as second:
             raise LoadFailed(f"{file}: after its upgrade to opset 7: {_why_not(second, runtime)}") from second
     runs_on = session.get_providers()
-    if options.device == "cuda" and CUDA not in runs_on:
+    if options.device.startswith("cuda") and CUDA not in runs_on:
         raise LoadFailed(
-            f"{file}: device cuda was asked for, but onnxruntime runs on {', '.join(runs_on)}: "
+            f"{file}: device {options.device} was asked for, but onnxruntime runs on {', '.join(runs_on)}: "
             'run pip install "stfs[onnx-gpu]" (and uninstall onnxruntime), and check that the driver works'
         )
     names = name(graph_signature(session, file))
@@ -143,6 +145,8 @@ class OnnxServable(Servable):
     """One onnxruntime session; its ``run`` may be called on many threads at once."""
 
     platform = OnnxPlatform.name
+    concurrent = True
+    # onnxruntime: "Run" of one session may be called from several threads (InferenceSession's documentation).
     source: Path | bytes
     """What the session was opened with: the model's file, or what was made of it."""
 
@@ -225,9 +229,12 @@ def graph_signature(session: Any, file: Path) -> Signature:
     return Signature(DEFAULT_SIGNATURE, inputs, outputs, can_batch(inputs, outputs))
 
 
-def providers(device: str, listed: Sequence[str]) -> list[str]:
+def providers(device: str, listed: Sequence[str]) -> list[Any]:
     """The execution providers to ask for. What is listed need not start: the session's own list is the truth."""
-    return [CUDA, CPU] if device in ("auto", "cuda") and CUDA in listed else [CPU]
+    if device == "cpu" or CUDA not in listed:
+        return [CPU]
+    number = gpu_of(device)
+    return [CUDA if number is None else (CUDA, {"device_id": number}), CPU]
 
 
 def session_options(onnxruntime: Any, threads: int, folder: Path) -> Any:

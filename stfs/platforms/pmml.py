@@ -67,6 +67,8 @@ class PmmlServable(Servable):
     """
 
     platform = PmmlPlatform.name
+    concurrent = True
+    # jpmml-evaluator: evaluators are thread-safe once verified.
 
     def __init__(self, jpype: Any, evaluator: Any, fields: Fields) -> None:
         self.signature = Signature(DEFAULT_SIGNATURE, fields.inputs, fields.outputs, batchable=True)

@@ -27,6 +27,7 @@ class PyTorchPlatform(Platform):
     name = "pytorch"
     aliases = ("torch", "torchscript")
     extra = "pytorch"
+    places_on_gpus = True
 
     def detect(self, path: Path) -> bool:
         """See :meth:`Platform.detect`."""

@@ -81,6 +81,8 @@ class TensorFlowServable(Servable):
     """A session and one route a signature; ``run`` may be called on many threads at once."""
 
     platform = TensorFlowPlatform.name
+    concurrent = True
+    # TensorFlow: sessions are safe for concurrent Run (session.h, and its public API's documentation).
 
     def __init__(self, tf: Any, session: Any, bindings: Mapping[str, Binding]) -> None:
         self._session = session

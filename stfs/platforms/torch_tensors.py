@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from stfs.errors import LoadFailed, ModelFailed
-from stfs.platforms.base import LoadOptions, usable_cores
+from stfs.platforms.base import LoadOptions, gpu_of, usable_cores
 from stfs.signature import Array, Tensors, TensorSpec
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
@@ -27,18 +27,23 @@ logger = logging.getLogger(__name__)
 
 
 def settle(torch: Any, options: LoadOptions) -> str:
-    """Set the threads that torch has for the whole process, and choose the device: ``cpu`` or ``cuda``.
+    """Set the threads that torch has for the whole process, and choose the device: ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises :class:`LoadFailed` for ``cuda`` where there is none.
     """
     there_is_cuda = torch.cuda.is_available()
-    if options.device == "cuda" and not there_is_cuda:
+    if options.device.startswith("cuda") and not there_is_cuda:
         raise LoadFailed(
-            f"device cuda was asked for, but torch {torch.__version__} finds none: install a torch that is made for "
-            "CUDA, check that the driver works, or say device cpu"
+            f"device {options.device} was asked for, but torch {torch.__version__} finds none: install a torch that is made "
+            "for CUDA, check that the driver works, or say device cpu"
         )
+    number = gpu_of(options.device)
+    if number is not None and number >= torch.cuda.device_count():
+        raise LoadFailed(f"there is no GPU {number}: torch {torch.__version__} sees {torch.cuda.device_count()}")
     _threads.settle(torch, options.threads)
-    return "cuda" if options.device != "cpu" and there_is_cuda else "cpu"
+    if options.device == "cpu" or not there_is_cuda:
+        return "cpu"
+    return "cuda" if number is None else f"cuda:{number}"
 
 
 class _Threads:

@@ -33,6 +33,8 @@ class TorchScriptServable(Servable):
     """A scripted or traced module in evaluation mode; its ``run`` may be called on many threads at once."""
 
     platform = "pytorch"
+    concurrent = True
+    # PyTorch's page on CPU threading: inference threads call one script module's forward side by side.
 
     def __init__(self, torch: Any, file: Path, device: str, options: LoadOptions) -> None:
         """Load ``file``. Raises :class:`LoadFailed`."""

@@ -17,11 +17,12 @@ from stfs.errors import ConfigError, LoadFailed
 from stfs.platforms.base import LoadOptions, Platform, Servable, WorkerStatus
 from stfs.platforms.loading import Hosting
 from stfs.platforms.memory_limit import told
+from stfs.platforms.placement import Seat
 from stfs.platforms.worker_messages import Message, encode_options
 from stfs.platforms.worker_supervisor import Hosted, Loaded, Worker
 from stfs.signature import Array, Tensors
 
-_groups: dict[tuple[str, str], Worker] = {}
+_groups: dict[tuple[str, str, Seat], Worker] = {}
 _groups_lock = threading.Lock()
 
 
@@ -40,15 +41,15 @@ def open_in_worker(platform: Platform, path: Path, options: LoadOptions, hosting
         "processing_file": str(hosting.processing_file.absolute()) if hosting.processing_file else "",
     }
     if not platform.worker_group:
-        worker = Worker(f'worker of model "{options.model_name}"', python)
+        worker = Worker(f'worker of model "{options.model_name}"', python, hosting.seat)
         hosted = worker.host(options.model_name, path, order)
     else:
         with _groups_lock:
-            key = (platform.worker_group, python)
-            worker = _groups.get(key) or Worker(f'worker "{platform.worker_group}"', python)
+            key = (platform.worker_group, python, hosting.seat)
+            worker = _groups.get(key) or Worker(f'worker "{platform.worker_group}"', python, hosting.seat)
             hosted = worker.host(options.model_name, path, order)
             if hosted is None:  # its last model has just been closed
-                worker = Worker(worker.name, python)
+                worker = Worker(worker.name, python, hosting.seat)
                 hosted = worker.host(options.model_name, path, order)
             _groups[key] = worker
     assert hosted is not None, "a new worker takes a model"
@@ -65,6 +66,8 @@ def open_in_worker(platform: Platform, path: Path, options: LoadOptions, hosting
 class WorkerServable(Servable):
     """A model in a worker process, seen from the server. Keeps the contract of :class:`Servable` in full."""
 
+    ends_runs = True
+
     def __init__(self, worker: Worker, hosted: Hosted, loaded: Loaded) -> None:
         self._worker = worker
         self._hosted = hosted
@@ -72,6 +75,7 @@ class WorkerServable(Servable):
         self.platform = loaded.platform
         self.runtime = f"{loaded.runtime}, in a worker process"
         self.signatures = loaded.signatures
+        self.concurrent = loaded.concurrent
 
     @property
     def default_signature(self) -> str:
@@ -86,6 +90,14 @@ class WorkerServable(Servable):
     def run(self, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
         """See :meth:`Servable.run`. Raises :class:`Unavailable` while the process is being restarted."""
         return self._worker.run(self._hosted, signature_name, inputs)
+
+    def run_within(self, limit_s: float, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
+        """See :meth:`Servable.run_within`. A run is ended by ending its process, with all that runs in it."""
+        return self._worker.run(self._hosted, signature_name, inputs, limit_s)
+
+    def is_up(self) -> bool:
+        """See :meth:`Servable.is_up`."""
+        return self._worker.is_up(self._hosted)
 
     def close(self) -> None:
         """See :meth:`Servable.close`. A run that is still under way is told :class:`Unavailable`. Bounded in time."""

@@ -120,6 +120,7 @@ class Worker:
             "default": servable.default_signature if servable.signatures else "",
             "platform": servable.platform,
             "runtime": servable.runtime,
+            "concurrent": servable.concurrent,
         }
 
     def _run(self, message: Message, segment: Segment) -> Message:

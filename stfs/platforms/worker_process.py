@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from stfs.platforms import worker_start
+from stfs.platforms.placement import ANYWHERE, Seat
 from stfs.platforms.shared_memory import Segment
 from stfs.platforms.worker_messages import HELLO, Channel, Message, decode_error
 from stfs.platforms.worker_output import Output
@@ -50,8 +51,8 @@ class Process:
     for any thread.
     """
 
-    def __init__(self, python: str, write: Callable[[int, str], None]) -> None:
-        """Start it. ``python`` is the interpreter, empty for this one. Raises :class:`OSError`.
+    def __init__(self, python: str, write: Callable[[int, str], None], seat: Seat = ANYWHERE) -> None:
+        """Start it in ``seat``. ``python`` is the interpreter, empty for this one. Raises :class:`OSError`.
 
         ``write(level, line)`` gets what it prints, on the pumping thread.
         """
@@ -59,12 +60,12 @@ class Process:
         with theirs:
             try:
                 self._popen = subprocess.Popen(
-                    _command(python, theirs.fileno()),
+                    _command(python, theirs.fileno(), seat),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     pass_fds=(theirs.fileno(),),
-                    env=_environment(python),
+                    env=_environment(python) | seat.environment(os.environ),
                     process_group=0,  # so that the terminal's signals pass it by, and what it starts ends with it
                 )
             except BaseException:
@@ -86,6 +87,7 @@ class Process:
         self._last_segment = 0
         self._free: list[Segment] = []
         self._ended = ""
+        self._killed = ""
         self._at_end = False
 
     def request(self, model: int, message: Message, fd: int | None = None) -> Future[Message]:
@@ -139,8 +141,9 @@ class Process:
         """SIGTERM, which it heeds only once it was told to end."""
         self._popen.terminate()
 
-    def kill(self) -> None:
-        """SIGKILL."""
+    def kill(self, why: str = "") -> None:
+        """SIGKILL. ``why`` is what is told of its end, to follow "the worker process"."""
+        self._killed = why
         self._popen.kill()
 
     def pump(self) -> bool:
@@ -167,7 +170,7 @@ class Process:
             self._read_answers()  # those that were on their way when it died
         self._read_output()
         self.output.end()
-        how = why or _describe(self._popen.returncode)
+        how = why or self._killed or _describe(self._popen.returncode)
         with self._lock:
             self._ended = how
             pending, self._pending = self._pending, {}
@@ -230,8 +233,9 @@ def resident_bytes(pid: int) -> int | None:
         return None
 
 
-def _command(python: str, control_fd: int) -> list[str]:
-    told = {"parent": os.getpid(), "path": None if python else [str(entry) for entry in sys.path]}
+def _command(python: str, control_fd: int, seat: Seat) -> list[str]:
+    path = None if python else [str(entry) for entry in sys.path]
+    told = {"parent": os.getpid(), "path": path, "cpus": seat.cpus}
     start = str(Path(worker_start.__file__).absolute())
     return [python or sys.executable, start, str(control_fd), json.dumps(told)]
 

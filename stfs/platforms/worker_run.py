@@ -17,11 +17,18 @@ HAND_OVER_BYTES = 8 << 20
 the memory serves the next run, which is quicker than to have fresh memory from the system each time."""
 
 
-def run_once(process: Process, model: int, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
+class TookTooLong(Exception):
+    """There was no answer in time. The process is still working on it."""
+
+
+def run_once(
+    process: Process, model: int, signature_name: str, inputs: Mapping[str, Array], limit_s: float = 0.0
+) -> Tensors:
     """The outputs of that model of ``process``; blocking. The arrays returned are the caller's own.
 
     Raises what the model raised; :class:`WorkerGone` if the process ended first, :class:`Abandoned` if the model was
-    closed first, and :class:`OSError` if there is no memory to share.
+    closed first, :class:`TookTooLong` after ``limit_s`` seconds (0: never), and :class:`OSError` if there is no memory
+    to share.
     """
     segment, new = process.take_segment()
     keep = False
@@ -37,7 +44,10 @@ def run_once(process: Process, model: int, signature_name: str, inputs: Mapping[
             "end": end,
         }
         asked = process.request(model, message, segment.fd if new else None)
-        error = asked.exception()
+        try:
+            error = asked.exception(limit_s or None)
+        except TimeoutError:
+            raise TookTooLong from None
         if error is not None:
             keep = not isinstance(error, WorkerGone | Abandoned)  # those say that it may still be working there
             raise error

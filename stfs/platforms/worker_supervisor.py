@@ -22,12 +22,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from stfs.errors import LoadFailed, Unavailable
+from stfs.errors import LoadFailed, RunTimedOut, Unavailable
 from stfs.platforms.base import WorkerStatus, one_line
+from stfs.platforms.placement import Seat
 from stfs.platforms.worker_messages import NO_ANSWER, Message, decode_signature
 from stfs.platforms.worker_policy import LONGEST_DELAY_S, crashes_in_a_row, gives_up, restart_delay_s
 from stfs.platforms.worker_process import Abandoned, Process, WorkerGone, resident_bytes
-from stfs.platforms.worker_run import run_once
+from stfs.platforms.worker_run import TookTooLong, run_once
 from stfs.signature import Array, Signature, Tensors
 
 START_LIMIT_S = 120.0
@@ -50,6 +51,7 @@ class Loaded:
     runtime: str
     default: str
     signatures: Mapping[str, Signature]
+    concurrent: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -76,9 +78,10 @@ class Hosted:
 class Worker:
     """One worker process and its models. All methods are for any thread. Ends for good with its last model."""
 
-    def __init__(self, name: str, python: str) -> None:
+    def __init__(self, name: str, python: str, seat: Seat) -> None:
         self.name = name
         self._python = python
+        self._seat = seat
         self._lock = threading.Lock()
         self._ending = False
         self._end_asked = threading.Event()
@@ -107,18 +110,23 @@ class Worker:
             self._load_next()
         return hosted
 
-    def run(self, hosted: Hosted, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
-        """One run; see :meth:`Servable.run`."""
+    def run(self, hosted: Hosted, signature_name: str, inputs: Mapping[str, Array], limit_s: float = 0.0) -> Tensors:
+        """One run; see :meth:`Servable.run_within`. What takes too long is ended with its process."""
         with self._lock:
             process = self._process
             if process is None or hosted.state != "up":
                 raise self._refusal(hosted)
         try:
-            return run_once(process, hosted.number, signature_name, inputs)
+            return run_once(process, hosted.number, signature_name, inputs, limit_s)
         except WorkerGone as gone:
             raise self._lost(hosted, gone) from None
         except Abandoned:
             raise Unavailable(f'model "{hosted.name}" was unloaded while this request ran') from None
+        except TookTooLong:
+            late = f"a run took longer than run_timeout_s ({limit_s:g} s)"
+            process.kill(f'was ended, since {late} of model "{hosted.name}"')
+            told = f'model "{hosted.name}": {late}; its worker process was ended, and another is being started'
+            raise RunTimedOut(told) from None
         except OSError as error:
             raise Unavailable(f'model "{hosted.name}": no shared memory for a run: {one_line(error)}') from error
 
@@ -144,6 +152,11 @@ class Worker:
                 log.warning('%s: closing model "%s" takes more than %g s', self.name, hosted.name, CLOSE_LIMIT_S)
             finally:
                 process.abandon(hosted.number)
+
+    def is_up(self, hosted: Hosted) -> bool:
+        """Whether that model could run now."""
+        with self._lock:
+            return self._process is not None and hosted.state == "up"
 
     def status(self, hosted: Hosted) -> WorkerStatus:
         """The process and that model, now."""
@@ -185,7 +198,7 @@ class Worker:
                 began_s = time.monotonic()
                 self._starts += 1
                 try:
-                    process = Process(self._python, self._write)
+                    process = Process(self._python, self._write, self._seat)
                 except OSError as error:
                     self._after_end(f"does not start: {one_line(error)}", "", 0.0, ready=False)
                 else:
@@ -354,7 +367,7 @@ class Worker:
 
 def _decode(answer: Message) -> Loaded:
     signatures = {key: decode_signature(signature) for key, signature in answer["signatures"].items()}
-    return Loaded(answer["platform"], answer["runtime"], answer["default"], signatures)
+    return Loaded(answer["platform"], answer["runtime"], answer["default"], signatures, bool(answer["concurrent"]))
 
 
 def _fail_first(models: Iterable[Hosted], problem: str) -> None:

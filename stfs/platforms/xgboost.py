@@ -94,6 +94,8 @@ class XGBoostServable(BoostedServable):
             logger.info("%s: takes codes for its categories in %s", file, ", ".join(model.told.coded))
         inputs = Inputs(model.told.features, "float32")
         super().__init__(inputs, _predictor(model), file, (XGBoostError, ValueError), told)
+        # XGBoost's page on prediction: in-place prediction of trees is safe from several threads.
+        self.concurrent = model.told.booster != "gblinear"
 
 
 def _is_ours(file: Path) -> bool:

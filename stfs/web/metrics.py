@@ -99,6 +99,7 @@ class _Collector:
             _MODEL,
             {key: sum_.seconds for key, sum_ in waits.items()},
         )
+        yield _counter("stfs_stuck_runs", "Runs that were given up after run_timeout_s", _MODEL, snapshot.stuck_runs)
         yield _histogram(
             "stfs_queue_duration_seconds",
             "Wait of each batch's oldest request until the batch left",

@@ -71,13 +71,16 @@ def detail(context: Context, status: ModelStatus) -> dict[str, Any]:
 
 def worker_processes(context: Context, name: str, versions: Iterable[int]) -> dict[int, dict[str, Any]]:
     """The worker process, as ``pid``, ``state``, ``restarts``, ``error`` and ``resident_bytes``, of each of a model's
-    versions that runs in one.
+    versions that runs in one; with ``instances``, a list of the same, where it runs in several.
     """
     found: dict[int, dict[str, Any]] = {}
     for version in versions:
         with context.registry.acquire(name, version) as handle:
             if (worker := handle.model.worker) is not None:
-                found[version] = asdict(worker)
+                told = asdict(worker)
+                if not told["instances"]:
+                    del told["instances"]
+                found[version] = told
     return found
 
 

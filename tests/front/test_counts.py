@@ -11,7 +11,9 @@ def recorded(metrics):
     metrics.record_request("m", "1", "stfs", "invalid_input", 0.2)
     metrics.record_request("-", "-", "oip", "model_not_found", 0.0001)
     metrics.record_batch("m", "1", rows=3, padded=1, queue_s=0.001, run_s=0.02, reason="idle", failed=False)
-    metrics.record_batch("m", "2", rows=5, padded=0, queue_s=0.001, run_s=0.02, reason="full", failed=True)
+    metrics.record_batch(
+        "m", "2", rows=5, padded=0, queue_s=0.001, run_s=0.02, reason="full", failed=True, timed_out=True
+    )
     return metrics
 
 
