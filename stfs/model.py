@@ -388,12 +388,17 @@ def _instances(servable: Servable, key: str, limit_s: float) -> list[Instance]:
     members = servable.members
     if len(members) == 1:
         return []
-    return [Instance(partial(run_on, member, key, limit_s=limit_s), member.is_up, member.concurrent) for member in members]
+    ways = ((member, partial(run_on, member, key, limit_s=limit_s)) for member in members)
+    return [Instance(run, member.is_up, member.concurrent) for member, run in ways]
 
 
 def warm_up_all(servable: Servable, batchable: bool | None) -> dict[str, Signature]:
     """:meth:`warm_up` of every instance; what the first showed is returned."""
-    return [warm_up(member, batchable) for member in dict.fromkeys(servable.members)][0]
+    first, *others = dict.fromkeys(servable.members)
+    settled = warm_up(first, batchable)
+    for other in others:
+        warm_up(other, batchable)
+    return settled
 
 
 def warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]:

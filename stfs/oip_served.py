@@ -35,6 +35,8 @@ def told_config(context: Context, lease: Lease) -> dict[str, Any]:
         policy_told(config.version_policy),
         config.batch.max_batch_size,
         round(config.batch.batch_timeout_s * 1e6),
+        config.instances,
+        config.gpus,
     )
 
 

@@ -13,9 +13,13 @@ from typing import Any
 from stfs.config import ModelConfig
 from stfs.errors import ConfigError, InvalidRequest
 from stfs.lifecycle.policy import All, Latest, Specific, VersionPolicy
+from stfs.platforms.placement import MOST_INSTANCES
 
 DEFAULT_CACHE_BYTES = 64 << 20
 """Memory for the answers of a model whose configuration asks for a cache and says no size."""
+
+_DEVICES = {"KIND_AUTO": "", "KIND_CPU": "cpu", "KIND_GPU": "cuda", "KIND_MODEL": ""}
+"""The device that each kind of instances means; empty: as the model has it."""
 
 _WITHOUT_MEANING = frozenset(
     {
@@ -28,7 +32,6 @@ _WITHOUT_MEANING = frozenset(
         "batch_input",
         "batch_output",
         "optimization",
-        "instance_group",
         "parameters",
         "default_model_filename",
         "cc_model_filenames",
@@ -44,8 +47,10 @@ _WITHOUT_MEANING = frozenset(
 
 
 def overridden(model: ModelConfig, text: str) -> ModelConfig:
-    """``model`` with what the JSON object ``text`` says of ``max_batch_size``, ``dynamic_batching``, ``response_cache``
-    and ``version_policy``. Raises :class:`InvalidRequest` for what cannot be meant or cannot be had here.
+    """``model`` with what the JSON ``text`` says of ``max_batch_size``, ``dynamic_batching``, ``instance_group``,
+    ``response_cache`` and ``version_policy``.
+
+    Raises :class:`InvalidRequest` for what cannot be meant or cannot be had here.
     """
     try:
         told = json.loads(text)
@@ -58,6 +63,8 @@ def overridden(model: ModelConfig, text: str) -> ModelConfig:
             model = _with_size(model, _integer(value, key))
         elif key == "dynamic_batching":
             model = _with_delay(model, value)
+        elif key == "instance_group":
+            model = _with_instances(model, value)
         elif key == "response_cache":
             model = _with_cache(model, value)
         elif key == "version_policy":
@@ -65,7 +72,7 @@ def overridden(model: ModelConfig, text: str) -> ModelConfig:
         elif key not in _WITHOUT_MEANING:
             raise InvalidRequest(
                 f'the parameter "config": "{key[:60]}" cannot be set here; '
-                "max_batch_size, dynamic_batching, response_cache and version_policy can"
+                "max_batch_size, dynamic_batching, instance_group, response_cache and version_policy can"
             )
     return model
 
@@ -101,6 +108,35 @@ def _with_delay(model: ModelConfig, value: Any) -> ModelConfig:
     if key not in value:
         return model
     return replace(model, batch=replace(model.batch, batch_timeout_s=_integer(value[key], key) / 1e6))
+
+
+def _with_instances(model: ModelConfig, value: Any) -> ModelConfig:
+    """Triton counts instances on each GPU of a group; without a list of them it means all, where one is meant here."""
+    if not isinstance(value, list) or not all(isinstance(group, Mapping) for group in value):
+        raise InvalidRequest('the parameter "config": "instance_group" must be a list of objects')
+    groups = [group for group in value if not group.get("passive")]
+    if not groups:
+        return model
+    count, gpus, devices = 0, dict[int, None](), set[str]()
+    for group in groups:
+        kind = group.get("kind", "KIND_AUTO")
+        if kind not in _DEVICES:
+            raise InvalidRequest(f'the parameter "config": "kind" must be one of {", ".join(_DEVICES)}')
+        listed = group.get("gpus") or []
+        if not isinstance(listed, list) or (listed and kind == "KIND_CPU"):
+            raise InvalidRequest('the parameter "config": "gpus" must be a list of numbers, and KIND_CPU has none')
+        numbers = [_integer(number, "gpus") for number in listed]
+        each = _integer(group.get("count", 1), "count") or 1
+        count += each * max(1, len(numbers))
+        gpus |= dict.fromkeys(numbers)
+        devices.add("cuda" if numbers else _DEVICES[kind] or model.device)
+    if len(devices) > 1:
+        raise InvalidRequest('the parameter "config": "instance_group" puts instances on CPU and GPU, which cannot be')
+    if count > MOST_INSTANCES:
+        raise InvalidRequest(
+            f'the parameter "config": "instance_group" has {count} instances, {MOST_INSTANCES} at most'
+        )
+    return replace(model, instances=count, gpus=tuple(gpus), device=devices.pop())
 
 
 def _with_cache(model: ModelConfig, value: Any) -> ModelConfig:

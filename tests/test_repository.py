@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from simple_models import write_linear
 
@@ -14,10 +15,14 @@ from stfs.config import ModelConfig
 from stfs.errors import InvalidRequest, ModelNotFound
 from stfs.lifecycle.policy import All, Latest, Specific, State
 from stfs.lifecycle.record import ModelStatus, VersionStatus
+from stfs.protocols.oip_metadata import model_config
 from stfs.repository import IndexEntry, Repository
 from stfs.repository_config import overridden, policy_told
 from stfs.server import Server
+from stfs.signature import Signature, TensorSpec
 
+X = TensorSpec("x", np.dtype("float32"), (None, 1))
+SIGNATURE = Signature("s", (X,), (X,), True)
 M = ModelConfig("m", Path("/models/m"))
 N = ModelConfig("n", Path("/models/n"))
 
@@ -160,6 +165,26 @@ def test_what_an_override_changes():
     assert got == replace(M, batch=batch, version_policy=Specific(frozenset({1, 3})))
 
 
+@pytest.mark.parametrize(
+    ("groups", "instances", "gpus", "device"),
+    [
+        ([{"kind": "KIND_AUTO", "count": 1, "gpus": [], "name": "m", "passive": False}], 1, (), "auto"),
+        ([{"count": 3}], 3, (), "auto"),
+        ([{"kind": "KIND_CPU", "count": "2"}, {"kind": "KIND_CPU"}], 3, (), "cpu"),
+        ([{"kind": "KIND_GPU", "count": 2, "gpus": [0, 1]}], 4, (0, 1), "cuda"),
+        ([{"kind": "KIND_GPU"}], 1, (), "cuda"),
+        ([{"count": 5, "passive": True}], 1, (), "auto"),
+        ([], 1, (), "auto"),
+    ],
+)
+def test_an_instance_group_is_instances(groups, instances, gpus, device):
+    got = overridden(M, json.dumps({"instance_group": groups}))
+    assert got == replace(M, instances=instances, gpus=gpus, device=device)
+    config = (got.name, "onnx", SIGNATURE, {}, 8, 0, got.instances, got.gpus)
+    told = model_config(*config)["instance_group"]
+    assert overridden(M, json.dumps({"instance_group": told})) == replace(got, device="cuda" if gpus else "auto")
+
+
 def test_sizes_that_are_allowed_end_with_the_largest():
     model = replace(M, batch=BatchPolicy(max_batch_size=8, allowed_batch_sizes=(2, 4, 8)))
     assert overridden(model, '{"max_batch_size": 5}').batch.allowed_batch_sizes == (2, 4, 5)
@@ -186,6 +211,11 @@ def test_a_version_policy_comes_back(policy):
         ('{"version_policy": {"latest": {"num_versions": 0}}}', "must be 1 or more"),
         ('{"version_policy": {"specific": {"versions": []}}}', '"version_policy" must be'),
         ('{"version_policy": "all"}', '"version_policy" must be'),
+        ('{"instance_group": {"count": 2}}', '"instance_group" must be a list of objects'),
+        ('{"instance_group": [{"kind": "KIND_TPU"}]}', '"kind" must be one of KIND_AUTO, KIND_CPU'),
+        ('{"instance_group": [{"kind": "KIND_CPU", "gpus": [0]}]}', "KIND_CPU has none"),
+        ('{"instance_group": [{"kind": "KIND_CPU"}, {"kind": "KIND_GPU"}]}', "on CPU and GPU"),
+        ('{"instance_group": [{"count": 1000}]}', "has 1000 instances, 256 at most"),
     ],
 )
 def test_a_wrong_override_is_named(text, told):

@@ -25,7 +25,7 @@ DEFAULT_BATCH_ROWS = 1000
 DEFAULT_ENQUEUED_BATCHES = 10
 """TensorFlow's own, where batching is switched on and no file says otherwise (``basic_batch_scheduler.h``)."""
 
-_WITHOUT_MEANING = ("num_batch_threads", "thread_pool_name")
+_WITHOUT_MEANING = ("thread_pool_name",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,7 @@ def _common(given: Given, warnings: list[str]) -> ModelConfig:
         base_path=Path("/"),
         batch=batch,
         shapes=shapes,
+        instances=_batch_threads(given),
         calibration_cache="auto",
         threads=threads,
         session_config=session,
@@ -188,6 +189,14 @@ def _batch(given: Given, warnings: list[str]) -> tuple[BatchPolicy, ShapeOptions
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return batch, ShapeOptions(pad_variable_length_inputs=parameters.pad_variable_length_inputs)
+
+
+def _batch_threads(given: Given) -> int:
+    """Batches that may run at once, where a file says it; TensorFlow Serving's own default is a thread a core."""
+    path = given.text("batching_parameters_file")
+    if not (path and given.on("enable_batching")):
+        return 1
+    return max(1, _value(text_format.read(Path(path), "BatchingParameters"), "num_batch_threads", 1))
 
 
 def _value(parameters: Any, name: str, default: int) -> int:

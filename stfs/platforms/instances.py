@@ -47,6 +47,8 @@ def open_instances(
     count = placement.count_of(instances, cpus, gpus)
     if count == 1 and not cpus and not gpus:
         return open_servable(platform, path, options, hosting)
+    if options.memory_limit_bytes and hosting.isolation == "auto":
+        hosting = replace(hosting, isolation="process")  # a process each, so that each is bounded
     hosting = _hosted(platform, path, hosting, cpus, gpus)
     in_workers = needs_worker(platform, path, hosting)
     in_processes = in_workers and not platform.worker_group

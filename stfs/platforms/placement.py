@@ -18,6 +18,7 @@ GPUS_FOLDER = Path("/proc/driver/nvidia/gpus")
 """Where NVIDIA's driver lists the GPUs of the machine, one folder each."""
 
 MOST_CPUS = 1 << 16
+MOST_INSTANCES = 256
 Cpus = tuple[int, ...]
 
 
@@ -88,20 +89,22 @@ def parse_gpus(text: str) -> tuple[int, ...]:
 def count_of(instances: int, cpus: Sequence[Cpus], gpus: Sequence[int]) -> int:
     """How many instances are meant: at least one for each set of cores and each GPU.
 
-    Raises :class:`ConfigError` where the sets are neither one for all nor one for each.
+    Raises :class:`ConfigError` for too many, and where the sets are neither one for all nor one for each.
 
     >>> count_of(1, [(0,), (1,)], []), count_of(4, [(0, 1)], [0, 1])
     (2, 4)
     """
     count = max(instances, len(cpus), len(gpus))
+    if count > MOST_INSTANCES:
+        raise ConfigError(f"instances: {count} are more than there can be, {MOST_INSTANCES}")
     if len(cpus) not in (0, 1, count):
         raise ConfigError(f"cpus: there are {len(cpus)} sets for {count} instances: give one for all, or one for each")
     return count
 
 
 def seats(count: int, cpus: Sequence[Cpus], gpus: Sequence[int], *, shared_out: bool) -> list[Seat]:
-    """A seat for each of ``count`` instances: cores as said, GPUs in turn. With ``shared_out`` each is to use its part of
-    cores of which nothing is said.
+    """A seat for each of ``count`` instances: cores as said, GPUs in turn. With ``shared_out`` each is to use its part
+    of cores of which nothing is said.
     """
     share = max(1, usable_cores() // count) if shared_out and not cpus else 0
     return [

@@ -34,8 +34,8 @@ def settle(torch: Any, options: LoadOptions) -> str:
     there_is_cuda = torch.cuda.is_available()
     if options.device.startswith("cuda") and not there_is_cuda:
         raise LoadFailed(
-            f"device {options.device} was asked for, but torch {torch.__version__} finds none: install a torch that is made "
-            "for CUDA, check that the driver works, or say device cpu"
+            f"device {options.device} was asked for, but torch {torch.__version__} finds none: install a torch that is "
+            "made for CUDA, check that the driver works, or say device cpu"
         )
     number = gpu_of(options.device)
     if number is not None and number >= torch.cuda.device_count():

@@ -90,6 +90,11 @@ class Process:
         self._killed = ""
         self._at_end = False
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more can be asked of it. Known before anybody is told whose answer it took along."""
+        return bool(self._ended)
+
     def request(self, model: int, message: Message, fd: int | None = None) -> Future[Message]:
         """Send a message that concerns ``model``; its answer, or the error that it is.
 

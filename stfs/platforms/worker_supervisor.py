@@ -156,7 +156,8 @@ class Worker:
     def is_up(self, hosted: Hosted) -> bool:
         """Whether that model could run now."""
         with self._lock:
-            return self._process is not None and hosted.state == "up"
+            process = self._process
+            return process is not None and not process.has_ended and hosted.state == "up"
 
     def status(self, hosted: Hosted) -> WorkerStatus:
         """The process and that model, now."""

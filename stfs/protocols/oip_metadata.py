@@ -65,10 +65,13 @@ def model_config(
     version_policy: Mapping[str, Any],
     max_batch_size: int,
     queue_delay_us: int,
+    instances: int = 1,
+    gpus: Sequence[int] = (),
 ) -> dict[str, Any]:
     """``GET /v2/models/NAME/config``, ``ModelConfig``. Where rows stack, dims leave dimension 0 out, as in Triton.
 
-    ``max_batch_size`` is what the model runs with, ``queue_delay_us`` how long a row waits for company.
+    ``max_batch_size`` is what the model runs with, ``queue_delay_us`` how long a row waits for company. ``instances``
+    are all that there are, dealt out to ``gpus`` in turn.
     """
     batched = signature.batchable
     triton, backend = _PLATFORMS.get(platform, (platform, platform))
@@ -100,7 +103,7 @@ def model_config(
             }
             for spec in signature.outputs
         ],
-        "instance_group": [{"name": name, "kind": "KIND_AUTO", "count": 1, "gpus": [], "passive": False}],
+        "instance_group": [_instance_group(name, instances, gpus)],
         "parameters": {},
     }
     if batched:
@@ -110,6 +113,12 @@ def model_config(
             "preserve_ordering": False,
         }
     return told
+
+
+def _instance_group(name: str, instances: int, gpus: Sequence[int]) -> dict[str, Any]:
+    """Triton counts instances on each GPU of a group."""
+    kind, count = ("KIND_GPU", -(-instances // len(gpus))) if gpus else ("KIND_AUTO", instances)
+    return {"name": name, "kind": kind, "count": count, "gpus": list(gpus), "passive": False}
 
 
 def model_statistics(name: str, version: int, counted: ModelStatistics) -> dict[str, Any]:

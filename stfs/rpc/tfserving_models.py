@@ -21,6 +21,7 @@ from stfs.rpc.unary import Call, Dialect, unary
 SHARED = (
     "batch", "calibrate", "calibration_cache", "threads", "device", "custom_op_paths", "session_config", "isolation",
     "memory_limit_bytes", "cuda_graphs", "jvm_heap_bytes", "saved_model_tags", "warmup_iterations",
+    "instances", "cpus", "gpus", "run_timeout_s",
 )  # fmt: skip
 """What a new model is served with as the others are, where they agree: it was said of all of them."""
 

@@ -133,11 +133,18 @@ def test_batching_parameters_that_cannot_be(write):
 
 
 def test_what_means_nothing_is_told(write):
-    file = write('num_batch_threads { value: 4 } thread_pool_name { value: "p" }')
+    file = write('thread_pool_name { value: "p" }')
     argv = [*ONE, "--enable_batching", f"--batching_parameters_file={file}", "--rest_api_num_threads=3"]
     warnings = read(parse(argv)).warnings
-    for word in ("--rest_api_num_threads", "num_batch_threads", "thread_pool_name"):
+    for word in ("--rest_api_num_threads", "thread_pool_name"):
         assert sum(word in line for line in warnings) == 1, warnings
+
+
+def test_batch_threads_are_instances(write):
+    file = write("num_batch_threads { value: 4 }")
+    assert common("--enable_batching", f"--batching_parameters_file={file}").instances == 4
+    assert common("--enable_batching").instances == 1
+
 
 
 def test_inputs_of_unlike_length_are_padded_where_that_is_said(write):
