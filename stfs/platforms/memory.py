@@ -48,9 +48,7 @@ DEPTH = 8
 """So many exceptions are looked at, from the one raised to those that it came from."""
 
 
-def run_on(
-    servable: Servable, signature_name: str, inputs: Mapping[str, Array], *, limit_s: float = 0.0
-) -> Tensors:
+def run_on(servable: Servable, signature_name: str, inputs: Mapping[str, Array], *, limit_s: float = 0.0) -> Tensors:
     """:meth:`Servable.run_within`; raises :class:`OutOfMemory` in the place of whatever said that memory ran out."""
     try:
         return servable.run_within(limit_s, signature_name, inputs) if limit_s else servable.run(signature_name, inputs)

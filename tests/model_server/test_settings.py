@@ -146,7 +146,6 @@ def test_batch_threads_are_instances(write):
     assert common("--enable_batching").instances == 1
 
 
-
 def test_inputs_of_unlike_length_are_padded_where_that_is_said(write):
     file = write("pad_variable_length_inputs: true")
     padded = common("--enable_batching", f"--batching_parameters_file={file}")
