@@ -27,7 +27,8 @@ from stfs.platforms.row_range import RowRange, run_in_range
 from stfs.platforms.sidecar import Sidecar, example_sidecar, find_sidecar, parse_sidecar
 from stfs.platforms.size_limits import Limits, OpenSize, check_sizes
 from stfs.platforms.torch_archive import listing, read_jsons
-from stfs.platforms.torch_tensors import DTYPES, as_arrays, flatten, said_outputs, to_outputs, to_tensor
+from stfs.platforms.torch_device import Device, Graphs, captured
+from stfs.platforms.torch_tensors import DTYPES, as_arrays, flatten, said_outputs, to_outputs
 from stfs.signature import Array, Signature, Tensors, TensorSpec, can_batch
 
 METADATA_KEY = "stfs.signature"
@@ -46,7 +47,11 @@ class AotiServable(Servable):
         self._torch = torch
         name = _model_name(file)
         metadata = _metadata(file, name)
-        self._device = _device(file, metadata, device, options)
+        made_for = _device(file, metadata, device, options)
+        self._device = Device(torch, made_for)
+        self._device.limit(options.memory_limit_bytes)
+        self.on_gpu = self._device.is_gpu
+        self._graphs: Graphs | None = None
         check_libraries(file, name)
         self._loader = _loader(torch, file, name)
         tree = torch.utils._pytree
@@ -66,7 +71,9 @@ class AotiServable(Servable):
         self._names = [spec.name for spec in outputs]
         self._batches = batches and can_batch(inputs, outputs)
         self.signatures = {DEFAULT_SIGNATURE: Signature(DEFAULT_SIGNATURE, inputs, outputs, self._batches)}
-        self.runtime = f"torch {torch.__version__}, AOTInductor, {self._device}"
+        signature = self.signatures[DEFAULT_SIGNATURE]
+        self._graphs = captured(torch, self._device, signature, self._dtypes, options, self._forward)
+        self.runtime = f"torch {torch.__version__}, AOTInductor, {made_for}"
 
     def run(self, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
         """See :meth:`Servable.run`. Raises :class:`InvalidInput` for sizes that the code was not compiled for."""
@@ -78,20 +85,25 @@ class AotiServable(Servable):
 
     def close(self) -> None:
         """See :meth:`Servable.close`."""
-        self._loader = None
+        self._loader = self._graphs = None
 
     def _run(self, inputs: Tensors) -> Tensors:
         return to_outputs(self._torch, self._call(inputs), self._names, frozenset())
 
+    def _forward(self, tensors: dict[str, Any]) -> Any:
+        returned = self._loader.run(list(tensors.values()))
+        return self._torch.utils._pytree.tree_unflatten(returned, self._out_spec)
+
     def _call(self, inputs: Tensors) -> Any:
-        torch = self._torch
-        tensors = [to_tensor(torch, array, self._dtypes.get(name), self._device) for name, array in inputs.items()]
+        device = self._device
         try:
-            with torch.inference_mode():
-                returned = self._loader.run(tensors)
+            if self._graphs is not None and self._graphs.has(inputs):
+                return self._graphs.run(inputs)
+            with device.running(), self._torch.inference_mode():
+                put = {name: device.put(array, self._dtypes.get(name)) for name, array in inputs.items()}
+                return device.fetch(self._forward(put))
         except Exception as error:  # torch's errors share no base but Exception
             raise ModelFailed(one_line(error)) from error
-        return torch.utils._pytree.tree_unflatten(returned, self._out_spec)
 
     def _outputs(self, file: Path, inputs: tuple[TensorSpec, ...], said: Sidecar | None) -> tuple[TensorSpec, ...]:
         """From a first run on zeros, of sizes that the code takes."""

@@ -168,6 +168,8 @@ class OnnxServable(Servable):
     def bind(self, session: Any, runs: BoundRuns | CapturedRuns) -> None:
         """Run by ``runs`` of ``session``, which is one of the same model, from now on. Before the first run."""
         self.session, self._bound = session, runs
+        if isinstance(runs, CapturedRuns):
+            self.concurrent = False
 
     def run(self, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
         """See :meth:`Servable.run`."""

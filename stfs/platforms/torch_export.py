@@ -20,13 +20,13 @@ from stfs.platforms.row_range import RowRange, run_in_range
 from stfs.platforms.sidecar import find_sidecar
 from stfs.platforms.size_limits import Limits, OpenSize, check_sizes
 from stfs.platforms.torch_archive import read_jsons
+from stfs.platforms.torch_device import Device, Graphs, captured
 from stfs.platforms.torch_tensors import (
     flatten,
     kept_memory,
     said_outputs,
     served_dtype,
     to_outputs,
-    to_tensor,
 )
 from stfs.signature import Array, Shape, Signature, Tensors, TensorSpec, can_batch
 
@@ -42,7 +42,10 @@ class ExportedServable(Servable):
     def __init__(self, torch: Any, file: Path, device: str, options: LoadOptions) -> None:
         """Load ``file``. Raises :class:`LoadFailed`."""
         self._torch = torch
-        self._device = device
+        self._device = Device(torch, device)
+        self._device.limit(options.memory_limit_bytes)
+        self.on_gpu = self._device.is_gpu
+        self._graphs: Graphs | None = None
         program = _program(torch, file, device)
         self._in_spec = program.call_spec.in_spec
         self._leaves, inputs = _inputs(torch, program, file)
@@ -65,6 +68,9 @@ class ExportedServable(Servable):
         self.signatures = {DEFAULT_SIGNATURE: Signature(DEFAULT_SIGNATURE, inputs, outputs, rows is not None)}
         self._module = program.module()
         self._kept = kept_memory(iter((*program.parameters(), *program.buffers(), *_constants(torch, program))))
+        dtypes = {name: value for name, value in self._leaves if name is not None}
+        signature = self.signatures[DEFAULT_SIGNATURE]
+        self._graphs = captured(torch, self._device, signature, dtypes, options, self._forward)
         self.runtime = f"torch {torch.__version__}, torch.export, {device}"
 
     def run(self, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
@@ -77,18 +83,22 @@ class ExportedServable(Servable):
 
     def close(self) -> None:
         """See :meth:`Servable.close`."""
-        self._module = None
+        self._module = self._graphs = None
+
+    def _forward(self, tensors: dict[str, Any]) -> Any:
+        leaves = [value if name is None else tensors[name] for name, value in self._leaves]
+        args, kwargs = self._torch.utils._pytree.tree_unflatten(leaves, self._in_spec)
+        return self._module(*args, **kwargs)
 
     def _run(self, inputs: Tensors) -> Tensors:
-        torch = self._torch
-        leaves = [
-            value if name is None else to_tensor(torch, inputs[name], value, self._device)
-            for name, value in self._leaves
-        ]
-        args, kwargs = torch.utils._pytree.tree_unflatten(leaves, self._in_spec)
+        torch, device = self._torch, self._device
         try:
-            with torch.inference_mode():
-                returned = self._module(*args, **kwargs)
+            if self._graphs is not None and self._graphs.has(inputs):
+                returned = self._graphs.run(inputs)
+            else:
+                with device.running(), torch.inference_mode():
+                    put = {n: device.put(inputs[n], dtype) for n, dtype in self._leaves if n is not None}
+                    returned = device.fetch(self._forward(put))
         except AssertionError as error:  # the program's own guards on its inputs
             raise InvalidRequest(one_line(error)) from error
         except Exception as error:  # torch's errors share no base but Exception

@@ -20,7 +20,8 @@ from stfs.platforms.base import DEFAULT_SIGNATURE, LoadOptions, Servable, one_li
 from stfs.platforms.probe import seen_outputs, sized
 from stfs.platforms.sidecar import Sidecar, example_sidecar, find_sidecar, parse_sidecar
 from stfs.platforms.torch_archive import read_texts
-from stfs.platforms.torch_tensors import as_arrays, kept_memory, said_outputs, to_outputs, to_tensor
+from stfs.platforms.torch_device import Device, Graphs, captured
+from stfs.platforms.torch_tensors import as_arrays, kept_memory, said_outputs, to_outputs
 from stfs.signature import Array, Signature, Tensors, TensorSpec, can_batch
 
 INSIDE = "extra/signature.json"
@@ -39,7 +40,10 @@ class TorchScriptServable(Servable):
     def __init__(self, torch: Any, file: Path, device: str, options: LoadOptions) -> None:
         """Load ``file``. Raises :class:`LoadFailed`."""
         self._torch = torch
-        self._device = device
+        self._device = Device(torch, device)
+        self._device.limit(options.memory_limit_bytes)
+        self.on_gpu = self._device.is_gpu
+        self._graphs: Graphs | None = None
         self._module = _module(torch, file, device)
         self._kept = kept_memory(iter((*self._module.parameters(), *self._module.buffers())))
         arguments = {a.name: str(a.type) for a in self._module.forward.schema.arguments[1:]}
@@ -62,7 +66,11 @@ class TorchScriptServable(Servable):
         else:
             outputs = said_outputs(str(file), sidecar.outputs, seen)
         self._names = [spec.name for spec in outputs]
-        self.signatures = {DEFAULT_SIGNATURE: Signature(DEFAULT_SIGNATURE, inputs, outputs, can_batch(inputs, outputs))}
+        signature = Signature(DEFAULT_SIGNATURE, inputs, outputs, can_batch(inputs, outputs))
+        self.signatures = {DEFAULT_SIGNATURE: signature}
+        self._graphs = captured(torch, self._device, signature, {}, options, self._forward)
+        if self._graphs is not None:
+            self.concurrent = False
         self.runtime = f"torch {torch.__version__}, TorchScript, {device}"
 
     def run(self, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:
@@ -71,14 +79,19 @@ class TorchScriptServable(Servable):
 
     def close(self) -> None:
         """See :meth:`Servable.close`."""
-        self._module = None
+        self._module = self._graphs = None
+
+    def _forward(self, tensors: dict[str, Any]) -> Any:
+        arguments = {self._arguments[name]: tensor for name, tensor in tensors.items()}
+        return self._module(arguments) if self._one_dict else self._module(**arguments)
 
     def _call(self, inputs: Mapping[str, Array]) -> Any:
-        torch = self._torch
-        tensors = {self._arguments[name]: to_tensor(torch, array, None, self._device) for name, array in inputs.items()}
+        device = self._device
         try:
-            with torch.inference_mode():
-                return self._module(tensors) if self._one_dict else self._module(**tensors)
+            if self._graphs is not None and self._graphs.has(inputs):
+                return self._graphs.run(inputs)
+            with device.running(), self._torch.inference_mode():
+                return device.fetch(self._forward({name: device.put(array, None) for name, array in inputs.items()}))
         except Exception as error:  # torch's errors share no base but Exception
             text = _told(error)
             # The only thing that torch blames on values; sizes that do not fit may as well be the model's fault.
