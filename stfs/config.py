@@ -360,8 +360,6 @@ def _is_this_machine(host: str) -> bool:
 def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...], auth: Mapping[str, Any]) -> ServerConfig:
     if options["ssl_client_ca"] is not None and not options["enable_ssl"]:
         raise ConfigError("--ssl_client_ca: certificates are shown over TLS only: add --enable_ssl")
-    if options["tracing"] and options["workers"] > 1:
-        raise ConfigError("--tracing: only one process can be traced: leave out --workers, or trace before this server")
     return ServerConfig(
         models=models,
         host=options["host"],

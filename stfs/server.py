@@ -34,7 +34,7 @@ from stfs.metrics import Metrics
 from stfs.model import Model, ModelLoader, is_model
 from stfs.platforms.base import CORES_LEFT, all_cores, usable_cores
 from stfs.repository import Repository
-from stfs.tracing import Tracing
+from stfs.tracing import EXPORT_TIMEOUT_S, Tracing
 from stfs.warmup.replay import recorded_requests, replay
 from stfs.web.access_log import open_log
 from stfs.web.app import make_runner
@@ -180,6 +180,7 @@ class Server:
             self.metrics,
             lambda: self.models,
             lambda sock: inside.adopt(sock),
+            self._tracing,
         )
         inside = self._inside = Inside(self.context, fronts.sync, lambda: fronts.is_stale)
         await inside.start()
@@ -255,8 +256,9 @@ class Server:
 
     async def _stop_http(self) -> None:
         if self._fronts is not None:
-            # They keep to the time by themselves; the second is for their own end.
-            await self._fronts.stop(self.config.shutdown_timeout_s + 1.5)
+            # They keep to the time by themselves; the second is for their own end, and the last spans take theirs.
+            spans_s = EXPORT_TIMEOUT_S if self._tracing is not None else 0.0
+            await self._fronts.stop(self.config.shutdown_timeout_s + 1.5 + spans_s)
         if self._inside is not None:
             await self._inside.stop()
         if self._runner is not None:

@@ -2,16 +2,18 @@
 
 A request is one server span from its head to its answer, with the steps decode, queue, run and encode below it. A batch
 is a span of its own, in the trace of the first of its requests that is told, linked to all of them; each request's run
-is linked to the batch. Requests begin and end on the event-loop thread; spans leave on a thread of OpenTelemetry's.
+is linked to the batch. Requests begin and end on the event-loop thread; spans leave on a thread of OpenTelemetry's. A
+request may be traced in one process and run in another (:class:`Elsewhere`): each tells the spans of what it does.
 
-Must not live here: how a request's names and headers are spelled (``web``). OpenTelemetry is imported if this is on.
+Must not live here: how a request's names and headers are spelled (``web``, ``rpc``). OpenTelemetry is imported if this
+is on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from stfs import __version__
@@ -84,6 +86,31 @@ class Tracing:
         span = self.tracer.start_span(name, parent, SpanKind.SERVER, attributes, start_time=self.moment_ns(started_s))
         return Trace(self, span, started_s) if span.is_recording() else None
 
+    def batch(self, together: Together, asker: SpanContext, attributes: Attributes) -> SpanContext:
+        """The span of a batch, made for the ``asker`` who comes first, in the trace of the first of its requests.
+
+        Of ``attributes`` those of the model are the batch's too.
+        """
+        from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, set_span_in_context
+
+        if isinstance(together.told, SpanContext):
+            return together.told
+        owners = [journey.owner for journey in together.journeys]
+        # None of them is traced where the asker was given the answer to another's request.
+        requests = [owner.context for owner in owners if isinstance(owner, Trace | Elsewhere)] or [asker]
+        told = {key: value for key, value in attributes.items() if key.startswith("stfs.model.")}
+        told |= {"stfs.batch.rows": together.rows, "stfs.batch.reason": together.reason}
+        span = self.tracer.start_span(
+            "batch",
+            set_span_in_context(NonRecordingSpan(requests[0])),
+            attributes=told,
+            links=[Link(context) for context in requests],
+            start_time=self.moment_ns(together.launched_s),
+        )
+        span.end(self.moment_ns(together.finished_s))
+        together.told = context = span.get_span_context()
+        return context
+
     def moment_ns(self, moment_s: float) -> int:
         """A moment of ``time.monotonic`` in nanoseconds since 1970."""
         return int((moment_s + self._epoch_s) * 1e9)
@@ -92,6 +119,28 @@ class Tracing:
         """Send what is left, within a few seconds. Blocks; for any thread."""
         self._provider.force_flush(int(EXPORT_TIMEOUT_S * 1e3))
         self._provider.shutdown()
+
+
+class Elsewhere:
+    """A request that another process traces: what this one's spans of it are linked to. The owner of its journey."""
+
+    __slots__ = ("context",)
+
+    def __init__(self, told: Sequence[Any]) -> None:
+        self.context = decode_context(told)
+
+
+def encode_context(context: SpanContext) -> list[Any]:
+    """What a span is known by in other processes, as JSON."""
+    return [f"{context.trace_id:032x}", f"{context.span_id:016x}", int(context.trace_flags)]
+
+
+def decode_context(told: Sequence[Any]) -> SpanContext:
+    """What :func:`encode_context` was given."""
+    from opentelemetry.trace import SpanContext, TraceFlags
+
+    trace_id, span_id, flags = told
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(flags))
 
 
 class Trace:
@@ -121,7 +170,9 @@ class Trace:
         if (together := self.journey.together) is not None:
             launched_s, journey = together.launched_s, self.journey
             self._step("queue", launched_s - journey.queue_s, launched_s)
-            self._step("run", launched_s, launched_s + journey.run_s, self._batch(together, attributes))
+            self._step(
+                "run", launched_s, launched_s + journey.run_s, self._tracing.batch(together, self.context, attributes)
+            )
         self._step("encode", self.encoded_s - encode_s, self.encoded_s)
         self._span.update_name(name)
         self._span.set_attributes(dict(attributes))
@@ -141,24 +192,3 @@ class Trace:
         parent = set_span_in_context(self._span)
         span = self._tracing.tracer.start_span(name, parent, links=links, start_time=moment_ns(began_s))
         span.end(moment_ns(ended_s))
-
-    def _batch(self, together: Together, attributes: Attributes) -> SpanContext:
-        """The span of the batch, which the first of its requests to end makes."""
-        from opentelemetry.trace import Link, SpanContext, set_span_in_context
-
-        if isinstance(together.told, SpanContext):
-            return together.told
-        moment_ns = self._tracing.moment_ns
-        traces = [journey.owner for journey in together.journeys if isinstance(journey.owner, Trace)]
-        told = {key: value for key, value in attributes.items() if key.startswith("stfs.model.")}
-        told |= {"stfs.batch.rows": together.rows, "stfs.batch.reason": together.reason}
-        span = self._tracing.tracer.start_span(
-            "batch",
-            set_span_in_context(self._span),
-            attributes=told,
-            links=[Link(trace.context) for trace in traces],
-            start_time=moment_ns(together.launched_s),
-        )
-        span.end(moment_ns(together.finished_s))
-        together.told = context = span.get_span_context()
-        return context

@@ -41,6 +41,7 @@ from stfs.metrics import Metrics
 from stfs.model import Model, ModelLoader
 from stfs.platforms.base import usable_cores
 from stfs.repository import Repository
+from stfs.tracing import Tracing
 
 log = logging.getLogger("stfs.front")
 
@@ -100,7 +101,8 @@ class FrontProcess:
         self._mirror.take(message["table"])
         try:
             tls, door = make_tls(config), make_door(config)
-            runner = Outside(self._context(config, door), self._engine.wire.send_connection).make_runner()
+            tracing = Tracing(config.tracing, config.tracing_sample) if config.tracing else None
+            runner = Outside(self._context(config, door, tracing), self._engine.wire.send_connection).make_runner()
             await runner.setup()
             if not message["replacement"]:  # one that died is missed: it accepts first, and loads then
                 await self._mirror.settled()
@@ -123,12 +125,14 @@ class FrontProcess:
             task.cancel()
         if door is not None:
             door.close()
+        if tracing is not None:
+            await loop.run_in_executor(None, tracing.close)
         self._send_counts()
         self._messages.send({"op": "bye"})
         self._messages.close()
         await asyncio.sleep(0)
 
-    def _context(self, config: ServerConfig, door: Door | None) -> Context:
+    def _context(self, config: ServerConfig, door: Door | None, tracing: Tracing | None) -> Context:
         """What inferences are served from. Of the rest, which the main process answers, nothing is here to be found."""
         registry = self._mirror.registry
         manager: Manager[Model] = Manager(
@@ -148,6 +152,7 @@ class FrontProcess:
             _change_nothing,
             Repository(models, _change_nothing, manager, explicit=False),
             door,
+            tracing,
         )
 
     async def _load(self, message: Message) -> Model:

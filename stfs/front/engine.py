@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from stfs.batcher.queue import Journey
 from stfs.errors import InvalidRequest, ModelFailed, RequestError, Unavailable
@@ -19,6 +19,10 @@ from stfs.front.wire import Wire
 from stfs.lifecycle.registry import Handle
 from stfs.model import Model
 from stfs.signature import Signature, Tensors
+from stfs.tracing import Elsewhere, Tracing, encode_context
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +34,14 @@ class _Ticket(Protocol):
 class Desk:
     """What one front has asked for and was not answered yet. ``wire`` is set after it is made.
 
-    ``held`` are the models that the front may ask for, by number; whoever made the desk keeps it.
+    ``tracing`` is where the spans of batches go, if anywhere. ``held`` are the models that the front may ask for, by
+    number; whoever made the desk keeps it.
     """
 
     wire: Wire
 
-    def __init__(self) -> None:
+    def __init__(self, tracing: Tracing | None = None) -> None:
+        self._tracing = tracing
         self.held: dict[int, Handle[Model]] = {}
         self._signatures: dict[int, list[Signature]] = {}
         self._tickets: dict[int, _Ticket] = {}
@@ -92,7 +98,8 @@ class Desk:
         deadline_s = None if record.deadline_s == math.inf else record.deadline_s
         try:
             if record.told is not None and "journey" in record.told:
-                work = self._infer(number, model, signature, inputs, deadline_s)
+                owner = Elsewhere(record.told["trace"]) if "trace" in record.told else None
+                work = self._infer(number, model, signature, inputs, deadline_s, Journey(owner))
                 self._tickets[number] = asyncio.ensure_future(work)
             else:
                 reply = partial(self._reply, number, signature, None)
@@ -104,10 +111,15 @@ class Desk:
             self._refuse(number, ModelFailed(f"{type(error).__name__}: {error}"))
 
     async def _infer(
-        self, number: int, model: Model, signature: Signature, inputs: Tensors, deadline_s: float | None
+        self,
+        number: int,
+        model: Model,
+        signature: Signature,
+        inputs: Tensors,
+        deadline_s: float | None,
+        journey: Journey,
     ) -> None:
         """For those who ask how long the steps took, which takes a task."""
-        journey = Journey()
         try:
             outputs = await model.infer(signature, inputs, deadline_s, journey)
         except RequestError as error:
@@ -116,7 +128,15 @@ class Desk:
             log.exception('a request of a front process for model "%s" failed', model.name)
             self._reply(number, signature, journey, None, ModelFailed(f"{type(error).__name__}: {error}"))
         else:
+            if number in self._tickets:
+                self._trace(journey, model)
             self._reply(number, signature, journey, outputs, None)
+
+    def _trace(self, journey: Journey, model: Model) -> None:
+        """See to the span of its batch, if the front traces the request."""
+        if self._tracing is not None and journey.together is not None and isinstance(journey.owner, Elsewhere):
+            told: dict[str, str | int] = {"stfs.model.name": model.name, "stfs.model.version": model.version}
+            self._tracing.batch(journey.together, journey.owner.context, told)
 
     def _reply(
         self,
@@ -135,6 +155,9 @@ class Desk:
         told: dict[str, Any] = {}
         if journey is not None:
             told["journey"] = [journey.queue_s, journey.run_s, journey.rows, journey.position, journey.cache]
+            if (batch := journey.together) is not None and batch.told is not None:
+                context = encode_context(cast("SpanContext", batch.told))
+                told["batch"] = [batch.launched_s, batch.finished_s, batch.reason, context]
         if [spec.name for spec in signature.outputs] != list(outputs):
             told["names"] = list(outputs)
         try:

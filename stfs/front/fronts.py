@@ -19,6 +19,7 @@ from stfs.front.table import WatchedRegistry
 from stfs.metrics import Metrics
 from stfs.model import Model
 from stfs.platforms.worker_policy import crashes_in_a_row, restart_delay_s
+from stfs.tracing import Tracing
 
 log = logging.getLogger("stfs.front")
 
@@ -33,7 +34,7 @@ class Fronts:
     """``config.workers`` front processes. Event-loop thread; :meth:`start` and :meth:`stop` are called once each.
 
     ``configured`` tells the models that are to be served. ``on_connection`` gets sockets whose other end
-    speaks HTTP for a front, about whatever is not an inference.
+    speaks HTTP for a front, about whatever is not an inference. ``tracing`` is where spans of batches go.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Fronts:
         metrics: Metrics,
         configured: Callable[[], Sequence[ModelConfig]],
         on_connection: Callable[[socket.socket], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._config = config
+        self._tracing = tracing
         self._registry = registry
         self._metrics = metrics
         self._configured = configured
@@ -159,6 +162,7 @@ class _Slot:
             fronts._number_of,
             fronts._on_connection,
             self._ended,
+            tracing=fronts._tracing,
             is_replacement=self.restarts > 0,
         )
         self._opening = asyncio.get_running_loop().create_task(self._open(self.front))

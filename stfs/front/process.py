@@ -28,6 +28,7 @@ from stfs.front.wire import RING_BYTES, Wire
 from stfs.metrics import Metrics
 from stfs.model import Model
 from stfs.platforms.base import CORES_LEFT, all_cores
+from stfs.tracing import Tracing
 
 log = logging.getLogger("stfs.front")
 
@@ -57,6 +58,7 @@ class Front:
         on_connection: Callable[[socket.socket], None],
         on_end: Callable[[Front], None],
         *,
+        tracing: Tracing | None = None,
         is_replacement: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -64,7 +66,7 @@ class Front:
         self._metrics = metrics
         self._on_end = on_end
         self._is_replacement = is_replacement
-        self.desk = Desk()
+        self.desk = Desk(tracing)
         self._told = Told(registry, self.desk, number_of, config.engine)
         self.started: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[None] = self._loop.create_future()

@@ -20,7 +20,7 @@ import numpy as np
 
 from stfs.batcher.batcher import Batcher
 from stfs.batcher.policy import BatchPolicy
-from stfs.batcher.queue import Journey, Queue
+from stfs.batcher.queue import Journey, Queue, Together
 from stfs.batcher.runner import Outcome
 from stfs.errors import DeadlineExceeded, ModelFailed, OutOfMemory, Overloaded, RequestError, Unavailable
 from stfs.front import records
@@ -30,6 +30,7 @@ from stfs.front.wire import Wire
 from stfs.model import Model
 from stfs.platforms.base import Servable
 from stfs.signature import STRING, Array, Signature, Tensors
+from stfs.tracing import Trace, decode_context, encode_context
 
 if TYPE_CHECKING:
     from stfs.batcher._lane import Lane
@@ -107,7 +108,7 @@ class Engine:
             model=model,
             signature=place,
             deadline_s=math.inf if deadline_s is None else deadline_s,
-            told=None if journey is None else {"journey": True},
+            told=None if journey is None else _asks(journey),
         )
         self._asked[number] = asked
         return asked
@@ -154,6 +155,10 @@ class Engine:
                 if asked.journey is not None and "journey" in told:
                     journey = asked.journey
                     journey.queue_s, journey.run_s, journey.rows, journey.position, journey.cache = told["journey"]
+                    if "batch" in told:
+                        launched_s, finished_s, reason, context = told["batch"]
+                        journey.together = Together(journey.rows, reason, launched_s, finished_s)
+                        journey.together.told = decode_context(context)
             outputs = dict(zip(names, arrays, strict=True))
         if asked.segment is not None:
             # Of one that was late the model may still be looking at the inputs.
@@ -162,6 +167,12 @@ class Engine:
             reply(outputs, error)
         except Exception:
             log.exception("a reply raised; its request counts as answered")
+
+
+def _asks(journey: Journey) -> dict[str, Any]:
+    """What the engine is to tell of the request's way, and whose span is to be linked to its batch."""
+    owner = journey.owner
+    return {"journey": True, "trace": encode_context(owner.context)} if isinstance(owner, Trace) else {"journey": True}
 
 
 class RemoteBatcher:

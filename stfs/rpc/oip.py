@@ -53,8 +53,8 @@ def unary_methods(context: Context) -> Mapping[str, grpc.RpcMethodHandler]:
         "CudaSharedMemoryUnregister": _nothing,
     }
     return {
-        "ModelInfer": unary(context, DIALECT, _infer),
-        **{name: unary(context, DIALECT, work, inference=False) for name, work in told.items()},
+        "ModelInfer": unary(context, DIALECT, _infer, f"{INFERENCE_SERVICE}/ModelInfer"),
+        **{name: unary(context, DIALECT, work) for name, work in told.items()},
         "SystemSharedMemoryRegister": _not_here(NO_SHARED_MEMORY),
         "CudaSharedMemoryRegister": _not_here(NO_SHARED_MEMORY),
         "TraceSetting": _not_here(NO_TRACE_SETTINGS),

@@ -16,17 +16,20 @@ from typing import Any
 
 import grpc
 
-from stfs.carry import counted, tell
+from stfs.carry import tell
 from stfs.context import Context
 from stfs.errors import RequestError
 from stfs.protocols import oip_pb
-from stfs.rpc.oip import DIALECT, answer
-from stfs.rpc.unary import Call, check_size, open_call, refuse
+from stfs.rpc.oip import DIALECT, INFERENCE_SERVICE, answer
+from stfs.rpc.unary import Call, check_size, counted_call, open_call, refuse
 
 log = logging.getLogger("stfs.rpc")
 
 MAX_IN_FLIGHT = 128
 """Requests of one stream that are read and not yet answered; a client that sends more waits (gRPC's flow control)."""
+
+STREAM = f"{INFERENCE_SERVICE}/ModelStreamInfer"
+"""Each request of a stream is counted and traced as a call of this."""
 
 ENDS_ON_ERROR = "triton_grpc_error"
 
@@ -66,7 +69,7 @@ class Streams:
         started: set[asyncio.Task[_Answer]] = set()
 
         def start(body: bytes) -> asyncio.Task[_Answer]:
-            task = asyncio.create_task(_answer(self._context, body, open_call(self._context, rpc)))
+            task = asyncio.create_task(_answer(self._context, body, open_call(self._context, rpc, STREAM)))
             started.add(task)
             task.add_done_callback(started.discard)
             return task
@@ -117,7 +120,7 @@ async def _answer(context: Context, body: bytes, call: Call) -> _Answer:
     message: oip_pb.Message | None = None
     started_s = time.monotonic()
     try:
-        with counted(context, call.lease, DIALECT.name, call.request_id):
+        with counted_call(call, DIALECT, STREAM):
             check_size(context, body)
             message = oip_pb.scan(body)
             return _Answer(await answer(call, message, started_s, oip_pb.encode_streamed), call)

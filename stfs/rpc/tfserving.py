@@ -27,13 +27,18 @@ Choose = Callable[[Resolver, str | None], Signature]
 
 def services(context: Context) -> Mapping[str, Mapping[str, grpc.RpcMethodHandler]]:
     """The handlers of each method, by service."""
+    inferences = {
+        "Predict": _predict,
+        "Classify": _classify,
+        "Regress": _regress,
+        "MultiInference": _multi_inference,
+    }
     return {
         PREDICTION_SERVICE: {
-            "Predict": unary(context, DIALECT, _predict),
-            "Classify": unary(context, DIALECT, _classify),
-            "Regress": unary(context, DIALECT, _regress),
-            "MultiInference": unary(context, DIALECT, _multi_inference),
-            "GetModelMetadata": unary(context, DIALECT, get_model_metadata, inference=False),
+            **{
+                name: unary(context, DIALECT, work, f"{PREDICTION_SERVICE}/{name}") for name, work in inferences.items()
+            },
+            "GetModelMetadata": unary(context, DIALECT, get_model_metadata),
         },
         MODEL_SERVICE: model_service(context),
     }

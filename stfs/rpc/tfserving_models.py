@@ -31,8 +31,8 @@ DIALECT = Dialect("tfserving_grpc", tfserving_pb.status_of)
 def model_service(context: Context) -> Mapping[str, grpc.RpcMethodHandler]:
     """The handlers of ModelService by method."""
     return {
-        "GetModelStatus": unary(context, DIALECT, _get_model_status, inference=False),
-        "HandleReloadConfigRequest": unary(context, DIALECT, _reload, inference=False),
+        "GetModelStatus": unary(context, DIALECT, _get_model_status),
+        "HandleReloadConfigRequest": unary(context, DIALECT, _reload),
     }
 
 

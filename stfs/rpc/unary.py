@@ -6,6 +6,7 @@ bytes here, so that no message object is made of a tensor.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -33,6 +34,8 @@ from stfs.carry import (
 )
 from stfs.context import Context, Lease
 from stfs.errors import ModelFailed, RequestError, TooLarge
+from stfs.rpc.traced import CANCELLED, begin, end
+from stfs.tracing import Trace
 
 log = logging.getLogger("stfs.rpc")
 
@@ -62,13 +65,14 @@ class Call:
     journey: Journey | None
     metadata: Metadata
     request_id: str | None
+    trace: Trace | None
 
     def trailing(self) -> tuple[tuple[str, str], ...]:
         """What the answer's trailing metadata tells: who answered, the client's own marks, times if it asked."""
         told = {**served_headers(self.lease), **echoed(_AnyCase(self.metadata))}
         if self.request_id is not None:
             told[REQUEST_ID] = self.request_id
-        if self.journey is not None:
+        if self.journey is not None and ASKS_TIMING.lower() in self.metadata:
             told["Server-Timing"] = server_timing(self.lease, self.journey)
         return tuple((name.lower(), value) for name, value in told.items())
 
@@ -76,34 +80,63 @@ class Call:
 Work = Callable[[Call, bytes], Awaitable[bytes]]
 
 
-def open_call(context: Context, rpc: Any) -> Call:
-    """The call that ``rpc``, gRPC's context of it, is of. Its lease is the caller's to release."""
+def open_call(context: Context, rpc: Any, method: str | None = None) -> Call:
+    """The call that ``rpc``, gRPC's context of it, is of. Its lease is the caller's to release.
+
+    ``method``, if it is an inference, is what its trace is called by; see :func:`traced`.
+    """
+    started_s = time.monotonic()
     metadata = {name: value for name, value in rpc.invocation_metadata() if isinstance(value, str)}
     left_s = rpc.time_remaining()
     limit_s = context.config.grpc_request_timeout_s
     if limit_s is None:
         limit_s = context.config.request_timeout_s
-    expires_s = deadline(limit_s, None if left_s is None else left_s * 1e3, time.monotonic())
-    journey = Journey() if ASKS_TIMING.lower() in metadata else None
+    expires_s = deadline(limit_s, None if left_s is None else left_s * 1e3, started_s)
     request_id = metadata.get(REQUEST_ID.lower())
     if request_id is None or not is_sane(request_id):
         request_id = make_request_id() if gives_ids(context) else None
-    return Call(context, Lease(context), expires_s, journey, metadata, request_id)
+    trace = None
+    if context.tracing is not None and method is not None:
+        trace = begin(context.tracing, method, rpc.peer(), metadata, request_id, started_s)
+    if trace is not None:
+        journey: Journey | None = trace.journey
+    else:
+        journey = Journey() if ASKS_TIMING.lower() in metadata else None
+    return Call(context, Lease(context), expires_s, journey, metadata, request_id, trace)
 
 
-def unary(context: Context, dialect: Dialect, work: Work, *, inference: bool = True) -> grpc.RpcMethodHandler:
+@contextmanager
+def traced(call: Call, method: str, dialect: Dialect) -> Iterator[None]:
+    """Around the work of an inference whose answer is written last: ends its trace, if it has one."""
+    trace = call.trace
+    if trace is None:
+        yield
+        return
+    try:
+        yield
+    except RequestError as error:
+        end(trace, method, dialect.status_of(error), dialect.name, call.lease, error)
+        raise
+    except asyncio.CancelledError as gone:
+        end(trace, method, CANCELLED, dialect.name, call.lease, gone)
+        raise
+    trace.encoded_s = time.monotonic()
+    end(trace, method, 0, dialect.name, call.lease, None)
+
+
+def unary(context: Context, dialect: Dialect, work: Work, inference: str | None = None) -> grpc.RpcMethodHandler:
     """A handler that answers with what ``work`` makes of the request.
 
     ``work`` holds its model by the call's lease, which is released here, and raises :class:`RequestError` for whatever
-    goes wrong. ``inference`` says that it is to be counted among the requests of its model. A client that cancels or
+    goes wrong. ``inference``, the method's whole name (``SERVICE/METHOD``), says that it is to be counted among the
+    requests of its model, and traced. A client that cancels or
     whose deadline passes cancels ``work``, which withdraws its request from the batcher.
     """
 
     async def handle(body: bytes, rpc: Any) -> bytes:
-        call = open_call(context, rpc)
+        call = open_call(context, rpc, inference)
         try:
-            counts = counted(context, call.lease, dialect.name, call.request_id) if inference else _uncounted(call)
-            with counts:
+            with counted_call(call, dialect, inference):
                 check_size(context, body)
                 answer = await work(call, body)
         except RequestError as error:
@@ -131,6 +164,20 @@ def check_size(context: Context, body: bytes) -> None:
     limit_bytes = context.config.max_request_bytes
     if len(body) > limit_bytes:
         raise TooLarge(f"the message is over the limit of {limit_bytes} bytes; send less or raise --max_request_bytes")
+
+
+@contextmanager
+def counted_call(call: Call, dialect: Dialect, inference: str | None) -> Iterator[None]:
+    """Around the work of a call, whose lease it releases: counts and traces an inference."""
+    if inference is None:
+        with _uncounted(call):
+            yield
+    else:
+        with (
+            traced(call, inference, dialect),
+            counted(call.context, call.lease, dialect.name, call.request_id),
+        ):
+            yield
 
 
 @contextmanager

@@ -2,77 +2,20 @@
 
 import itertools
 import socket
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from odd_estimators import Odd, write_odd
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from running import run_cli, running
 from simple_models import write_linear
+from trace_collector import ERROR, SERVER, attributes, collecting
 
 pytestmark = pytest.mark.slow  # starts servers
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-SERVER, ERROR = 2, 2  # SpanKind and StatusCode, in the numbers of the protocol
 STEPS = ["decode", "queue", "run", "encode"]
-
-
-class Collector:
-    """Keeps what is sent to it."""
-
-    def __init__(self):
-        self.spans, self.resources, self.paths = [], [], []
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    raise AssertionError("it was not asked to compress")
-                collector.paths.append(self.path)
-                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                    collector.resources.append({a.key: a.value.string_value for a in resource.resource.attributes})
-                    collector.spans += [span for scope in resource.scope_spans for span in scope.spans]
-                self.send_response(200)
-                self.send_header("Content-Type", "application/x-protobuf")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def named(self, name):
-        return [span for span in self.spans if span.name == name]
-
-    def children(self, parent):
-        return sorted(
-            (span for span in self.spans if span.parent_span_id == parent.span_id), key=lambda s: s.start_time_unix_nano
-        )
-
-
-@contextmanager
-def collecting():
-    collector = Collector()
-    thread = threading.Thread(target=collector.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield collector
-    finally:
-        collector.server.shutdown()
-        thread.join()
-        collector.server.server_close()
-
-
-def attributes(span):
-    return {a.key: a.value.string_value or a.value.int_value for a in span.attributes}
 
 
 def test_a_request_is_a_span_of_its_callers_trace_with_its_steps_below_it(tmp_path):
@@ -210,7 +153,6 @@ def test_a_collector_that_is_not_there_keeps_nobody_waiting(tmp_path):
     [
         (["--tracing=collector:4318"], "--tracing"),
         (["--tracing=http://127.0.0.1:1", "--tracing_sample=2"], "from 0 to 1"),
-        (["--tracing=http://127.0.0.1:1", "--workers=2"], "--workers"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path, argv, told):
