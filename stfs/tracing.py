@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from stfs import __version__
@@ -133,6 +133,11 @@ class Elsewhere:
 def encode_context(context: SpanContext) -> list[Any]:
     """What a span is known by in other processes, as JSON."""
     return [f"{context.trace_id:032x}", f"{context.span_id:016x}", int(context.trace_flags)]
+
+
+def encode_span(together: Together) -> list[Any]:
+    """The same of a batch that :meth:`Tracing.batch` has told of."""
+    return encode_context(cast("SpanContext", together.told))
 
 
 def decode_context(told: Sequence[Any]) -> SpanContext:

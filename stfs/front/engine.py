@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol
 
 from stfs.batcher.queue import Journey
 from stfs.errors import InvalidRequest, ModelFailed, RequestError, Unavailable
@@ -19,10 +19,7 @@ from stfs.front.wire import Wire
 from stfs.lifecycle.registry import Handle
 from stfs.model import Model
 from stfs.signature import Signature, Tensors
-from stfs.tracing import Elsewhere, Tracing, encode_context
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
+from stfs.tracing import Elsewhere, Tracing, encode_span
 
 log = logging.getLogger(__name__)
 
@@ -156,8 +153,7 @@ class Desk:
         if journey is not None:
             told["journey"] = [journey.queue_s, journey.run_s, journey.rows, journey.position, journey.cache]
             if (batch := journey.together) is not None and batch.told is not None:
-                context = encode_context(cast("SpanContext", batch.told))
-                told["batch"] = [batch.launched_s, batch.finished_s, batch.reason, context]
+                told["batch"] = [batch.launched_s, batch.finished_s, batch.reason, encode_span(batch)]
         if [spec.name for spec in signature.outputs] != list(outputs):
             told["names"] = list(outputs)
         try:
