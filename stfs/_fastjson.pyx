@@ -83,6 +83,9 @@ cdef extern from "numpy/arrayobject.h":
 cdef enum:
     # 4 KiB on the stack take a small tensor without asking for memory before its size is known.
     SCRATCH_WORDS = 512
+    # Strings are objects, so reading them holds the interpreter lock, but no longer than this at a time.
+    STEP_ELEMENTS = 256
+    STEP_BYTES = 1 << 18
     # Below this many elements, letting the interpreter lock go costs more than it gives.
     UNLOCKED_ELEMENTS = 1024
 
@@ -311,7 +314,12 @@ cdef class Reader:
         return made
 
     def skip(self):
-        cdef const char* q = self.s.skip(self.s.space(self.p))
+        cdef const char* q = self.s.space(self.p)
+        if self.s.end - q < STEP_BYTES:
+            q = self.s.skip(q)
+        else:
+            with nogil:
+                q = self.s.skip(q)
         if q == NULL:
             raise malformed(self.s)
         self.p = q
@@ -341,17 +349,27 @@ cdef class Reader:
 
     def append(self, Column column not None):
         cdef Nest* nest = &column.nest
+        cdef Dtype code = <Dtype>column.code
         cdef const char* q = self.s.space(self.p)
-        while True:
-            q = parse(
-                <Dtype>column.code, self.s, q, nest[0], column.data, column.capacity, column.options
-            )
-            if q != NULL:
-                break
+        q = parse(
+            code, self.s, q, nest[0], column.data, min(column.capacity, nest.filled + UNLOCKED_ELEMENTS), column.options
+        )
+        while q == NULL:
             if self.s.error.fault != FULL:
                 fail(self.s, nest, column.dtype)
             q = self.s.error.at
-            column.grow()
+            if nest.filled == column.capacity:
+                column.grow()
+            if code == STR:
+                q = parse(
+                    STR, self.s, q, nest[0], column.data, min(column.capacity, nest.filled + STEP_ELEMENTS),
+                    column.options,
+                )
+                with nogil:
+                    pass  # others may be waiting for the interpreter lock
+            else:
+                with nogil:
+                    q = parse(code, self.s, q, nest[0], column.data, column.capacity, column.options)
         nest.count[0] += 1
         self.p = q
         self.fresh = False
@@ -424,14 +442,20 @@ cdef class Reader:
         cdef Nest* nest = &column.nest
         nest[0] = Nest(0)
         cdef const char* q = self.s.space(self.p)
+        cdef const char* breathed = q
         while True:
-            q = parse(STR, self.s, q, nest[0], column.data, column.capacity, options)
+            q = parse(STR, self.s, q, nest[0], column.data, min(column.capacity, nest.filled + STEP_ELEMENTS), options)
             if q != NULL:
                 break
             if self.s.error.fault != FULL:
                 fail(self.s, nest, dtype)
             q = self.s.error.at
-            column.grow()
+            if nest.filled == column.capacity:
+                column.grow()
+            if q - breathed > STEP_BYTES:
+                breathed = q
+                with nogil:
+                    pass  # others may be waiting for the interpreter lock
         made = new_array(nest.rank, shape_of(nest), dtype, STR, column.data, nest.filled, True)
         nest.filled = 0
         self.p = q

@@ -53,6 +53,13 @@ class Out {
         size_ += length;
     }
 
+    // Let others have the interpreter lock for a moment, where so much has been written that they may be waiting for it.
+    void breathe() {
+        if (size_ - breathed_ < (1 << 18)) return;
+        breathed_ = size_;
+        PyEval_RestoreThread(PyEval_SaveThread());
+    }
+
   private:
     void grow(size_t bytes) {
         size_t capacity = capacity_ * 2 > size_ + bytes ? capacity_ * 2 : size_ + bytes;
@@ -67,6 +74,7 @@ class Out {
     char small_[4096];
     char* data_ = small_;
     size_t size_ = 0;
+    size_t breathed_ = 0;
     size_t capacity_ = sizeof small_;
     bool owned_ = false;
 };
@@ -172,6 +180,7 @@ struct Writer {
     bool one() {
         if constexpr (std::is_same_v<T, PyObject*>) {
             if (!write_object(out, *p, b64)) return false;
+            out.breathe();
         } else {
             out.advance(write_number(*p, tfs, out.room(MAX_NUMBER_BYTES)));
         }

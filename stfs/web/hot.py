@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
@@ -28,6 +30,7 @@ from stfs.web import compression, hot_large
 from stfs.web.access_log import CLIENT_CLOSED, Carried
 from stfs.web.hot_shared import HotPath, Logged, echoed, lines, logged, request_id_of
 from stfs.web.infer import error_parts
+from stfs.web.off_loop import is_large
 
 if TYPE_CHECKING:
     from stfs.web._express import Express
@@ -147,8 +150,8 @@ class HotHandler(RequestHandler):
         head = self._hot.head
         while data and not self._close and not self._force_close:
             verdict = head.scan(data)
-            is_large = verdict == BODY_SHORT and head.total - head.body_at >= hot_large.LARGE_BYTES
-            if is_large and hot_large.begin(self, data, head):
+            is_long = verdict == BODY_SHORT and head.total - head.body_at >= hot_large.LARGE_BYTES
+            if is_long and hot_large.begin(self, data, head):
                 return
             if verdict == OTHER or (verdict == BODY_SHORT and not self._is_candidate(head)):
                 self._stock = frame = Frame()
@@ -239,41 +242,49 @@ class HotHandler(RequestHandler):
         self._go_on()
 
     def _answer(self, outputs: Tensors | None, error: errors.RequestError | None) -> None:
-        """Write the response, or have it compressed first."""
-        outcome = "ok"
-        if outputs is not None:
-            started_s = time.monotonic()
-            try:
-                payload = self._encode(outputs)
-            except errors.RequestError as failure:
-                error = failure
-            except Exception as failure:
-                told = called(request_id_of(self._echo))
-                log.exception("an answer could not be encoded for %s%s", self._dialect.name, told)
-                error = errors.ModelFailed(f"{type(failure).__name__}: {failure}")
-                outcome = "internal"
-            else:
-                self._lease.encode_s = time.monotonic() - started_s
-                if isinstance(payload, bytes):
-                    is_worth_it = len(payload) > self._hot.compress_over_bytes
-                else:
-                    is_worth_it = (
-                        len(payload.body) > self._hot.compress_over_bytes
-                        and payload.content_type == compression.COMPRESSIBLE
-                    )
-                if is_worth_it:
-                    self._answer_large(payload if isinstance(payload, Payload) else Payload(payload))
-                else:
-                    self._write(outcome, 200, payload, self._echo)
-                return
-        assert error is not None, "a reply has outputs or an error"
-        outcome = snake_case(type(error).__name__) if outcome == "ok" else outcome
+        """Write the response, or have it encoded or compressed first."""
+        if outputs is None:
+            assert error is not None, "a reply has outputs or an error"
+            self._refuse(snake_case(type(error).__name__), error)
+            return
+        started_s = time.monotonic()
+        if is_large(outputs):
+            job = self._hot.off_loop.start(self._encode, outputs)
+            self._after(job, lambda: self._answer_encoded(job.result, started_s))
+        else:
+            self._answer_encoded(partial(self._encode, outputs), started_s)
+
+    def _answer_encoded(self, encoded: Callable[[], bytes | Payload], started_s: float) -> None:
+        """Write what ``encoded`` gives or raises, which was begun at ``started_s``."""
+        try:
+            payload = encoded()
+        except errors.RequestError as error:
+            self._refuse(snake_case(type(error).__name__), error)
+            return
+        except Exception as failure:
+            told = called(request_id_of(self._echo))
+            log.exception("an answer could not be encoded for %s%s", self._dialect.name, told)
+            self._refuse("internal", errors.ModelFailed(f"{type(failure).__name__}: {failure}"))
+            return
+        self._lease.encode_s = time.monotonic() - started_s
+        if isinstance(payload, bytes):
+            is_worth_it = len(payload) > self._hot.compress_over_bytes
+        else:
+            is_worth_it = (
+                len(payload.body) > self._hot.compress_over_bytes and payload.content_type == compression.COMPRESSIBLE
+            )
+        if is_worth_it:
+            self._answer_compressed(payload if isinstance(payload, Payload) else Payload(payload))
+        else:
+            self._write("ok", 200, payload, self._echo)
+
+    def _refuse(self, outcome: str, error: errors.RequestError) -> None:
         if self._echo:
             log_failure(error, self._dialect.name, request_id_of(self._echo))
         status, body, headers = error_parts(self._dialect, error, self._lease)
         self._write(outcome, status, body, lines(headers) + self._echo)
 
-    def _answer_large(self, payload: Payload) -> None:
+    def _answer_compressed(self, payload: Payload) -> None:
         """Answer with a body that is worth compressing: on a thread, if the client takes it so."""
         more = b"Vary: Accept-Encoding\r\n" + self._echo
         coding = compression.choose((self._accept or b"").decode("latin-1"))
@@ -281,13 +292,23 @@ class HotHandler(RequestHandler):
             self._write("ok", 200, payload, more)
             return
         more = b"Content-Encoding: " + coding.encode() + b"\r\n" + more
-        # The request stays in flight until its answer is written; if the client goes, so does this.
-        self._ticket = job = self._loop.run_in_executor(None, compression.compress, coding, payload.body)
+        job = self._loop.run_in_executor(None, compression.compress, coding, payload.body)
+        self._after(job, lambda: self._write("ok", 200, replace(payload, body=job.result()), more))
 
-        def done(compressed: asyncio.Future[bytes]) -> None:
-            if not compressed.cancelled():
-                self._write("ok", 200, replace(payload, body=compressed.result()), more)
+    def _after(self, job: asyncio.Future[Any], answer: Callable[[], None]) -> None:
+        """Answer when a thread has done its job; until then the request is in flight."""
+        self._ticket = job
+
+        def done(job: asyncio.Future[Any]) -> None:
+            if self._ticket is job:
+                try:
+                    answer()
+                except Exception as failure:
+                    log.exception("an answer was not written")
+                    self._refuse("internal", errors.ModelFailed(f"{type(failure).__name__}: {failure}"))
                 self._go_on()
+            elif not job.cancelled():
+                job.exception()  # nobody asks for it any more
 
         job.add_done_callback(done)
 

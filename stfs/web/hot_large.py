@@ -1,4 +1,4 @@
-"""The hot path's large requests: received into their last buffer, read and answered with the help of threads.
+"""The hot path's large requests: received into their last buffer, and read with the help of threads.
 
 When a head announces a large body (:data:`LARGE_BYTES`), the connection's transport is given a protocol of its own for
 as long as the body takes (:class:`LargeRequest`), into whose buffer the kernel's bytes are copied once. Bytes behind
@@ -25,13 +25,11 @@ import numpy as np
 from stfs import errors
 from stfs.carry import called, sooner
 from stfs.context import Lease
-from stfs.protocols.request import Payload
 from stfs.signature import Signature, Tensors
-from stfs.web import compression
 from stfs.web.access_log import CLIENT_CLOSED, Carried
 from stfs.web.hot_shared import echoed, lines, logged, request_id_of
-from stfs.web.infer import LATE_BODY, Encode, error_parts
-from stfs.web.off_loop import AwayLease, is_for_thread, is_large
+from stfs.web.infer import LATE_BODY, Encode
+from stfs.web.off_loop import AwayLease, is_for_thread
 
 if TYPE_CHECKING:
     from stfs.web._headscan import Head
@@ -105,7 +103,7 @@ class LargeRequest(asyncio.BufferedProtocol):
         # Worth asking for once the body is really on its way: a third of what receiving 16 MB costs is made of pages.
         self._wants_large_pages = body.obj if isinstance(body.obj, mmap.mmap) else None
         self._away: AwayLease | None = None
-        self._job: asyncio.Future[Decoded] | asyncio.Future[bytes | Payload] | None = None
+        self._job: asyncio.Future[Decoded] | None = None
         self._cancelled = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -228,50 +226,10 @@ class LargeRequest(asyncio.BufferedProtocol):
                 handler._logged.carried.count(signature, inputs)
             timeout_s = handler._hot.timeout_s
             deadline_s = sooner(handler._started_s + timeout_s if timeout_s else None, lease, handler._started_s)
-            handler._ticket = model.submit(signature, inputs, self._reply, deadline_s)
+            handler._ticket = model.submit(signature, inputs, handler._reply, deadline_s)
         except errors.RequestError as error:
             handler._answer(None, error)
         except Exception as error:
             told = called(request_id_of(handler._echo))
             log.exception("a request of dialect %s failed%s", handler._dialect.name, told)
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        """Answer what nobody has foreseen, as :func:`stfs.carry.counted` has it."""
-        handler = self._handler
-        failure = errors.ModelFailed(f"{type(error).__name__}: {error}")
-        status, body, headers = error_parts(handler._dialect, failure, handler._lease)
-        handler._write("internal", status, body, lines(headers) + handler._echo)
-
-    def _reply(self, outputs: Tensors | None, error: errors.RequestError | None) -> None:
-        """The batcher's answer."""
-        handler = self._handler
-        if outputs is None or not is_large(outputs):
-            handler._reply(outputs, error)
-            return
-        self._encoding_s = time.monotonic()
-        self._job = job = handler._hot.off_loop.start(handler._encode, outputs)
-        handler._ticket = self
-        job.add_done_callback(self._written)
-
-    def _written(self, job: asyncio.Future[bytes | Payload]) -> None:
-        if self._cancelled:
-            return
-        handler = self._handler
-        try:
-            made = job.result()
-        except errors.RequestError as error:
-            handler._answer(None, error)
-        except Exception as error:
-            told = called(request_id_of(handler._echo))
-            log.exception("an answer could not be encoded for %s%s", handler._dialect.name, told)
-            self._fail(error)
-        else:
-            handler._lease.encode_s = time.monotonic() - self._encoding_s
-            payload = made if isinstance(made, Payload) else Payload(made)
-            is_worth_it = len(payload.body) > handler._hot.compress_over_bytes
-            if is_worth_it and payload.content_type == compression.COMPRESSIBLE:
-                handler._answer_large(payload)
-            else:
-                handler._write("ok", 200, payload, handler._echo)
-        handler._go_on()
+            handler._refuse("internal", errors.ModelFailed(f"{type(error).__name__}: {error}"))

@@ -12,6 +12,7 @@ import asyncio
 import concurrent.futures
 import os
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -19,7 +20,7 @@ from aiohttp import web
 from stfs.context import Lease
 from stfs.lifecycle.registry import Handle
 from stfs.model import Model
-from stfs.signature import Signature, Tensors
+from stfs.signature import Array, Signature, Tensors
 
 OFF_LOOP_BYTES = 1 << 18
 RAW_OFF_LOOP_BYTES = 1 << 20
@@ -28,6 +29,9 @@ RAW_OFF_LOOP_BYTES = 1 << 20
 
 OFF_LOOP_ELEMENTS = 1 << 16
 """Answers of so many elements and over are written on a thread."""
+
+STRINGS_LOOKED_AT = 256
+"""How many strings of an answer are looked at to tell how long it is."""
 
 MAX_THREADS = 8
 
@@ -130,5 +134,14 @@ def is_for_thread(size_bytes: int, raw: bool) -> bool:
 
 
 def is_large(outputs: Tensors) -> bool:
-    """Whether an answer is worth a thread."""
-    return sum(array.size for array in outputs.values()) >= OFF_LOOP_ELEMENTS
+    """Whether an answer is worth a thread: by its elements, and by the length of some of its strings."""
+    return sum([_weight(array) for array in outputs.values()]) >= OFF_LOOP_ELEMENTS
+
+
+def _weight(array: Array) -> int:
+    """How many numbers take as long to write."""
+    if array.dtype.kind != "O":
+        return array.size
+    some = [len(text) for text in islice(array.flat, STRINGS_LOOKED_AT) if isinstance(text, bytes | str)]
+    mean_bytes = sum(some) // max(len(some), 1)
+    return array.size * (4 + mean_bytes // 16)

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import struct
 import sys
 import tempfile
 import time
@@ -35,22 +36,50 @@ SIDE_BY_SIDE = 24
 """Streams in flight together: they share the beats, and batches."""
 
 PREDICT = "/v1/models/linear:predict"
+INFER = '{"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [%s, 0.5, 2e1]}]}'
 GOOD = request(PREDICT, '{"instances": [[1.0, 2.5, -3.0]]}')
 BEAT = request("/", '{"model_name": "linear", "data": {"x": [[7, 7, 7]]}}')
+
+
+RAW = struct.pack("<3f", 1.5, -2.0, 0.25)
+
+
+def raw_infer(path: str, data: bytes) -> bytes:
+    """A request whose tensor follows its JSON as bytes."""
+    entry = {"name": "x", "shape": [1, 3], "datatype": "FP32", "parameters": {"binary_data_size": len(data)}}
+    text = json.dumps({"inputs": [entry]}).encode()
+    return request(path, text + data, f"Inference-Header-Content-Length: {len(text)}")
 
 
 def seeds() -> list[bytes]:
     """Sound requests, and refused ones, of every sort that either path treats in a way of its own."""
     row = '{"instances": [[%s, 2, 3]]}'
     stfs = '{"model_name": "linear", "data": {"x": [[%s, 0, -1]]}}'
-    entry = '{"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [%s, 0.5, 2e1]}]}'
+    entry = INFER
+    infer = "/v2/models/linear/infer"
+    row_of_chunks = (row % 3).encode()
     return [
         request(PREDICT, ' {\t"instances" :\n[ [1.5e-3 , -0.0, 123456789012345678901234567890] , [ 1,2,3]] } '),
         request(PREDICT, '{"inputs": [[0.1, 3.4028234e38, 5]]}'),
         request("/", '{"model_name": "linear", "model_version": 1, "data": [[1, 2, 3], [4, 5, 6]]}'),
         request("/", stfs % "7.25", "Accept-Encoding: gzip"),
-        request("/v2/models/linear/infer", entry % 4),
-        request("/v2/models/linear/infer", '{"id": "a", ' + (entry % 4)[1:]),
+        request(infer, entry % 4),
+        request(infer, '{"id": "a", ' + (entry % 4)[1:]),
+        request("/v2/models/linear/versions/1/infer", (entry % "4, 5, 6, 7").replace("[1, 3]", "[2, 3]")),
+        request(
+            infer, (entry % 4).replace('"shape": [1, 3], "datatype": "FP32"', '"datatype": "FP32", "shape": [1, 3]')
+        ),
+        request(infer, (entry % "[1, 2").replace("0.5, 2e1", "3]")),
+        request(infer, (entry % 4)[:-1] + ', "outputs": [{"name": "y"}]}'),
+        request(infer, (entry % 4).replace("FP32", "FP64")),
+        request(infer, (entry % 4).replace("[1, 3]", "[3, 1]")),
+        request(infer, (entry % 4).replace('"x"', '"z"')),
+        raw_infer(infer, RAW),
+        raw_infer(infer, RAW[:-1]),
+        request("/v2/models/nope/infer", entry % 4),
+        request(infer + "?x", entry % 5),
+        get("/v2/models/linear"),
+        get("/v2/health/ready"),
         request("/v1/models/odd:predict", '{"instances": [[3], [7]]}'),
         *(request(PREDICT, row % i) for i in range(4)),
         *(request("/", stfs % i, "Connection: keep-alive", "User-Agent: fuzz", "Accept: */*") for i in range(3)),
@@ -73,8 +102,19 @@ def seeds() -> list[bytes]:
         request(
             PREDICT, b"8\r\n" + (row % 1).encode()[:8] + b"\r\n0\r\n\r\n", "Transfer-Encoding: chunked", length=None
         ),
+        request(
+            PREDICT,
+            b"".join(b"1\r\n%c\r\n" % byte for byte in row_of_chunks) + b"0\r\n\r\n",
+            "Transfer-Encoding: chunked",
+            length=None,
+        ),
+        request("/nope", b"2;a=b\r\n{}\r\n0\r\nName: x\r\n\r\n", "Transfer-Encoding: chunked", length=None),
         request(PREDICT, row % 6).replace(b"HTTP/1.1", b"HTTP/1.0"),
-        get("/v1/models"),
+        request(PREDICT, row % 6, "Connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0"),
+        request(PREDICT, row % 7, "Name: \xe4"),
+        request("/", row % 8, method="GET"),
+        request("/nope", GOOD, method="DELETE"),
+        get("/v1/models/linear"),
         get("/v1/models/linear"),
         get("/health", "Connection: keep-alive"),
         get("/nope"),
@@ -83,6 +123,8 @@ def seeds() -> list[bytes]:
 
 
 SEEDS = seeds()
+TURNS = [GOOD, BEAT, request("/v2/models/linear/infer", INFER % 8)]
+"""Between two messages that the stock path has, in streams of both sorts."""
 
 LINES = [
     *(b"Host: x", b"Content-Type: application/json", b"Content-Type: text/plain", b"Authorization: Basic x"),
@@ -196,8 +238,12 @@ class Case:
 
 
 def make_case(rng: random.Random) -> Case:
-    """One to six requests, changed in none to four places, in one to five segments."""
-    stream = b"".join(rng.choice(SEEDS) for _ in range(rng.randrange(1, 7)))
+    """One to six requests, in every third stream with a plain one behind each; changed in none to four places, in one
+    to five segments."""
+    messages = [rng.choice(SEEDS) for _ in range(rng.randrange(1, 7))]
+    if not rng.randrange(3):
+        messages = [part for message in messages for part in (message, rng.choice(TURNS))]
+    stream = b"".join(messages)
     for _ in range(rng.randrange(5)):
         stream = mutate(rng, stream)
     stream = stream or b"\r"
@@ -235,11 +281,15 @@ def complete(case: Case, heard: Heard) -> bool:
     return heard.closed or (final >= len(case.parsed.ends) and not case.parsed.broken)
 
 
-def disagreements(pair: Pair, rng: random.Random, cases: int) -> Iterator[tuple[Case, Heard, Heard, Heard]]:
-    """Play that many streams; those that the two servers answer differently."""
+def disagreements(
+    pair: Pair, rng: random.Random, cases: int, count: Callable[[int], object] = lambda requests: None
+) -> Iterator[tuple[Case, Heard, Heard, Heard]]:
+    """Play that many streams; those that the two servers answer differently. ``count`` is told how many requests of
+    theirs aiohttp's parser sees as whole."""
     while cases > 0:
         group = [make_case(rng) for _ in range(min(cases, SIDE_BY_SIDE))]
         cases -= len(group)
+        count(sum(len(case.parsed.ends) for case in group))
 
         def done(heard: list[list[Heard]], group: list[Case] = group) -> bool:
             return all(
@@ -309,14 +359,18 @@ def main() -> int:
                 f"{name} {resident_bytes(server.process.pid) >> 20} MiB {open_files(server.process.pid)} files"
                 for name, server in (("hot", hot), ("stock", stock))
             )
-            print(f"{played} streams, {found} answered differently; {sizes}", flush=True)
+            print(f"{played} streams, {requests} requests, {found} answered differently; {sizes}", flush=True)
 
-        played = found = 0
+        def count_requests(more: int) -> None:
+            nonlocal requests
+            requests += more
+
+        played = found = requests = 0
         end_s = time.monotonic() + asked.minutes * 60
         while played < asked.cases and time.monotonic() < end_s:
             tell(played, found)
             count = min(asked.cases - played, 100 * SIDE_BY_SIDE)
-            for case, with_hot, without, by_message in disagreements(pair, rng, count):
+            for case, with_hot, without, by_message in disagreements(pair, rng, count, count_requests):
                 found += 1
                 print(
                     f"\nsent {list(case.segments)!r}\n  hot   {with_hot}\n  stock {without}\n  by message {by_message}"

@@ -91,8 +91,8 @@ class Heard:
 def understand(raw: bytes, closed: bool) -> Heard:
     """Answers as they can be compared: without dates and times, and without what tells how the bytes were cut.
 
-    aiohttp's 400 quotes the part of the line that came in the last segment; only its first line is kept. Pages and
-    metrics tell of the server they come from; only their head is kept.
+    aiohttp's 400 quotes the part of the line that came in the last segment; only its first line is kept. Pages,
+    metrics and what runs took when a model was loaded tell of the server they come from; only their head is kept.
     """
     raw = re.sub(rb"\r\nDate: [^\r\n]*", b"", raw)
     raw = re.sub(rb"(?<=;dur=)[0-9.]+|(?<=rows=)\d+|(?<=position=)\d+", b"0", raw)
@@ -110,7 +110,8 @@ def understand(raw: bytes, closed: bool) -> Heard:
         if len(raw) < end + 4 + length:
             break
         body, raw = raw[end + 4 : end + 4 + length], raw[end + 4 + length :]
-        if (status == 400 and kind.startswith("text/plain")) or "html" in kind or "version=" in kind:
+        is_timed = b'"calibration"' in body
+        if (status == 400 and kind.startswith("text/plain")) or "html" in kind or "version=" in kind or is_timed:
             headers = [(name, value) for name, value in headers if name != "content-length"]
             body = body.partition(b"\n")[0] if status == 400 else b""
         found.append(Reply(status, tuple(headers), body))

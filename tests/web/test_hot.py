@@ -63,7 +63,7 @@ CUT = [
     ("stfs", FROM_HTTP_CLIENT, [200]),
     ("a refusal", request(PREDICT, '{"instances": [[1, 2]]}'), [400]),
     ("no body", request("/", ""), [400]),
-    ("a stock address", get("/v1/models"), [200]),
+    ("a stock address", get("/v1/models/linear"), [200]),
     ("a stock address with a body", request("/nope", "{}"), [404]),
     ("a wrong content type", stfs(1, content_type="Content-Type: text/plain"), [400]),
     ("its own timeout", stfs(1, "X-Request-Timeout-Ms: 60000"), [200]),
@@ -115,7 +115,7 @@ def test_the_answer_does_not_wait_for_a_body_that_never_comes(pair, message, sta
 # --- one request on a kept connection, and the next -----------------------------------------------------------------
 
 Q = '{"instances": [[1, 2, 3]]}'
-GET = get("/v1/models")
+GET = get("/v1/models/linear")
 
 # What is sent, and the statuses; a good request follows each, and gets its 200 unless the connection has been closed.
 TRAPS = [
