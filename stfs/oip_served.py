@@ -28,7 +28,7 @@ def told_config(context: Context, lease: Lease) -> dict[str, Any]:
     config = next((config for config in context.models() if config.name == model.name), None)
     if config is None:
         raise Unavailable(f'model "{model.name}" is being unloaded')
-    return oip_metadata.model_config(
+    told = oip_metadata.model_config(
         model.name,
         model.platform,
         model.signature(None),
@@ -38,6 +38,7 @@ def told_config(context: Context, lease: Lease) -> dict[str, Any]:
         config.instances,
         config.gpus,
     )
+    return told | {"response_cache": {"enable": True}} if config.cache_bytes else told
 
 
 def told_statistics(context: Context, name: str | None, version: int | None) -> dict[str, Any]:

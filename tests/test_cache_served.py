@@ -102,7 +102,11 @@ def test_loading_by_tritons_configuration(folder):
     with running(str(folder), "--model_control=explicit") as server:
         config = json.dumps({"response_cache": {"enable": True}})
         load = "/v2/repository/models/default/load"
+        assert "response_cache" not in server.get("/v2/models/default/config").json
         assert server.post(load, {"parameters": {"config": config}}).status == 200
+        told = server.get("/v2/models/default/config").json
+        assert told["response_cache"] == {"enable": True}
+        assert server.post(load, {"parameters": {"config": json.dumps(told)}}).status == 200
         assert ask(server, 1, 2).body == ask(server, 1, 2).body
         refused = server.post(load, {"parameters": {"config": json.dumps({"response_cache": 1})}})
         assert refused.status == 400

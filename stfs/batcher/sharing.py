@@ -229,8 +229,10 @@ class SharingBatcher(Batcher):
         later = [waiter for waiter in waiting if waiter.arrived_s > flight.entry.arrived_s]
         if not later:
             return waiting
+        # Whose the inputs are will be told now, and may write to them from then on.
+        own = {name: array.copy() for name, array in flight.inputs.items()}
         try:
-            again = self._begin(Flight(self, flight.key, flight.inputs, flight.rows), later[0].journey)
+            again = self._begin(Flight(self, flight.key, own, flight.rows), later[0].journey)
         except RequestError:  # there is no room now either
             return waiting
         for waiter in later:

@@ -170,6 +170,7 @@ MODEL_CONFIG: Table = {
             "dynamic_batching": Field(11, _DYNAMIC_BATCHING),
             "parameters": _map_of(14, {"string_value": Field(1, str)}),
             "backend": Field(17, str),
+            "response_cache": Field(24, {"enable": Field(1, bool)}),
         },
     )
 }

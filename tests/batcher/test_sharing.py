@@ -253,6 +253,7 @@ def test_after_a_refusal_those_who_came_later_have_a_run_of_their_own():
     flight.entry.answer(None, refusal)
     assert leader.error is refusal
     assert beside.error is refusal
+    leader.inputs["x"][0] = 7.0  # which is its own again
     assert [asked.told for asked in later] == [[], []]
     driver.ask([1.0]).entry.cancel()
     driver.settle()

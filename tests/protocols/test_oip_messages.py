@@ -99,7 +99,10 @@ def statistics():
             (
                 "ModelConfigResponse",
                 messages.MODEL_CONFIG,
-                {"config": oip_metadata.model_config("m", "onnx", SIGNATURE, policy, 300, 2500)},
+                {
+                    "config": oip_metadata.model_config("m", "onnx", SIGNATURE, policy, 300, 2500)
+                    | {"response_cache": {"enable": True}}
+                },
             )
             for policy in ({"latest": {"num_versions": 2}}, {"all": {}}, {"specific": {"versions": [3, 400]}})
         ),
