@@ -134,6 +134,8 @@ def load_graph(
         servable = _freed(servable, source, open_session, names)
     if CUDA in runs_on:
         _use_gpu(servable, onnxruntime, partial(open_session, servable.source, graphs=True), options)
+    elif options.cuda_graphs:
+        logger.warning('model "%s" runs without CUDA graphs: it runs on the CPU', options.model_name)
     servable.on_gpu = CUDA in runs_on
     servable.runtime = f"onnxruntime {onnxruntime.__version__}, {runs_on[0]}"
     by = f", by {servable.bound_by}" if servable.bound_by else ""
@@ -165,8 +167,8 @@ class OnnxServable(Servable):
         self._edges = [_edge(node.type) for node in session.get_outputs()]
         self._bound: BoundRuns | CapturedRuns | None = None
 
-    def bind(self, session: Any, runs: BoundRuns | CapturedRuns) -> None:
-        """Run by ``runs`` of ``session``, which is one of the same model, from now on. Before the first run."""
+    def bind(self, session: Any, runs: BoundRuns | CapturedRuns | None) -> None:
+        """Run by ``runs`` of ``session``, which is one of the same model, from now on; ``None``: by plain runs."""
         self.session, self._bound = session, runs
         if isinstance(runs, CapturedRuns):
             self.concurrent = False

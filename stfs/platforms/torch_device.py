@@ -199,9 +199,12 @@ def captured(
     capture: Capture | None = None,
 ) -> Graphs | None:
     """Graphs for each of ``options.batch_sizes``; ``None``, with a warning that says why, if there can be none."""
-    if not (options.cuda_graphs and (device.is_gpu or capture is not None)):
+    if not options.cuda_graphs:
         return None
     told = 'model "%s" runs without CUDA graphs: %s'
+    if not (device.is_gpu or capture is not None):
+        logger.warning(told, options.model_name, "it runs on the CPU")
+        return None
     fixed = all(
         spec.dtype != STRING and spec.varies_in_rows and None not in (spec.shape or ())[1:] for spec in signature.inputs
     )

@@ -209,6 +209,12 @@ def test_a_model_that_allows_no_graph_is_told_and_runs(tmp_path, caplog):
     assert 'model "m" runs without CUDA graphs: not all nodes are on the GPU' in caplog.text
 
 
+def test_graphs_on_the_cpu_are_told_to_be_none(tmp_path, caplog):
+    servable = load(modelzoo.onnx_mlp(tmp_path), model_name="m", cuda_graphs=True, batch_sizes=(1, 8))
+    assert servable.bound_by == ""
+    assert 'model "m" runs without CUDA graphs: it runs on the CPU' in caplog.text
+
+
 def test_what_a_gpu_is_told_of_its_memory():
     limited = LoadOptions(memory_limit_bytes=1 << 30)
     assert tuned([CPU], limited) == [CPU]

@@ -1,0 +1,1 @@
+"""What ways to run a model on a GPU cost: ``python -m benchmarks.gpu``."""
