@@ -91,9 +91,9 @@ class Process:
         self._at_end = False
 
     @property
-    def has_ended(self) -> bool:
+    def is_over(self) -> bool:
         """Whether nothing more can be asked of it. Known before anybody is told whose answer it took along."""
-        return bool(self._ended)
+        return bool(self._ended or self._killed)
 
     def request(self, model: int, message: Message, fd: int | None = None) -> Future[Message]:
         """Send a message that concerns ``model``; its answer, or the error that it is.
@@ -147,8 +147,8 @@ class Process:
         self._popen.terminate()
 
     def kill(self, why: str = "") -> None:
-        """SIGKILL. ``why`` is what is told of its end, to follow "the worker process"."""
-        self._killed = why
+        """SIGKILL. ``why`` is what is told of its end, to follow "the worker process"; of the first that says it."""
+        self._killed = self._killed or why
         self._popen.kill()
 
     def pump(self) -> bool:

@@ -114,7 +114,7 @@ class Worker:
         """One run; see :meth:`Servable.run_within`. What takes too long is ended with its process."""
         with self._lock:
             process = self._process
-            if process is None or hosted.state != "up":
+            if process is None or process.is_over or hosted.state != "up":
                 raise self._refusal(hosted)
         try:
             return run_once(process, hosted.number, signature_name, inputs, limit_s)
@@ -124,7 +124,10 @@ class Worker:
             raise Unavailable(f'model "{hosted.name}" was unloaded while this request ran') from None
         except TookTooLong:
             late = f"a run took longer than run_timeout_s ({limit_s:g} s)"
-            process.kill(f'was ended, since {late} of model "{hosted.name}"')
+            ended = f'was ended, since {late} of model "{hosted.name}"'
+            with self._lock:
+                self._problem = f"its worker process {ended}"
+                process.kill(ended)
             told = f'model "{hosted.name}": {late}; its worker process was ended, and another is being started'
             raise RunTimedOut(told) from None
         except OSError as error:
@@ -157,7 +160,7 @@ class Worker:
         """Whether that model could run now."""
         with self._lock:
             process = self._process
-            return process is not None and not process.has_ended and hosted.state == "up"
+            return process is not None and not process.is_over and hosted.state == "up"
 
     def status(self, hosted: Hosted) -> WorkerStatus:
         """The process and that model, now."""

@@ -163,6 +163,7 @@ def test_a_run_that_takes_too_long_is_ended_with_its_process(tmp_path, opened):
     assert servable.run_within(30.0, SIGNATURE, order(1.0))["y"] == 2.0
     with pytest.raises(RunTimedOut, match=r'model "m": a run took longer than run_timeout_s \(0.2 s\); its worker'):
         servable.run_within(0.2, SIGNATURE, order(Unruly.STUCK))
+    assert not (servable.is_up() and servable.worker_status.pid == pid), "at once, so that nobody is sent to it"
     until(lambda: not is_alive(pid), "the end of the process")
     until(servable.is_up, "the next process")
     status = servable.worker_status
