@@ -22,6 +22,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.buffer = b""
+        self.is_open = True
         self.answer: asyncio.Future[tuple[int, bytes, bytes]] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -43,6 +44,7 @@ class Connection(asyncio.Protocol):
             self.answer.set_result((int(head[9:12]), head, body))
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.is_open = False
         if self.answer is not None and not self.answer.done():
             self.answer.set_exception(ConnectionError(f"the server closed the connection: {error}"))
 
@@ -54,40 +56,66 @@ def right(answer: Any, expected: Any) -> bool:
 
 
 async def load(job: dict[str, Any]) -> dict[str, Any]:
-    """``times_s``: when requests leave, from the start. Each answer is ``[time, latency, status, tries, right]``."""
-    body = json.dumps(job["body"]).encode()
+    """``times_s``: when requests leave, from the start. Each answer is ``[time, latency, status, tries, right, last]``.
+
+    ``latency`` counts from the time at which the request was meant to leave, ``last`` from its last try. With
+    ``numbered`` the first value of each request's first row is its number, as those of different clients differ, and
+    the first value of what is expected is larger by that.
+    """
     head = f"POST {job['path']} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    def request_of(number: int) -> bytes:
+        if job.get("numbered"):
+            job["body"]["instances"][0][0] = float(number)
+        body = json.dumps(job["body"]).encode()
+        return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+    def expected_of(number: int) -> Any:
+        if not job.get("numbered"):
+            return job["expected"]
+        first, *rest = job["expected"]["predictions"]
+        return {"predictions": [first + number, *rest]}
+
     loop = asyncio.get_running_loop()
     idle: list[Connection] = []
-    answers: list[tuple[float, float, int, int, bool]] = []
+    answers: list[tuple[float, float, int, int, bool, float]] = []
 
-    async def ask() -> tuple[int, bytes, bytes]:
-        if not idle:
-            _, fresh = await loop.create_connection(Connection, "127.0.0.1", job["port"])
-            idle.append(fresh)
-        connection = idle.pop()
+    async def ask(request: bytes) -> tuple[int, bytes, bytes]:
+        while idle:
+            connection = idle.pop()
+            if connection.is_open:
+                try:
+                    answer = await connection.ask(request)
+                except ConnectionError:
+                    continue  # closed for being idle, while this was on its way
+                idle.append(connection)
+                return answer
+        _, connection = await loop.create_connection(Connection, "127.0.0.1", job["port"])
         answer = await connection.ask(request)
         idle.append(connection)
         return answer
 
-    async def one(due: float) -> None:
-        status, told, answer = await ask()
+    async def one(number: int, due: float) -> None:
+        request = request_of(number)
+        asked_s = began + due
+        status, told, answer = await ask(request)
         tries = 1
         if status == 503 and job.get("retry"):
             await asyncio.sleep(float(told.lower().partition(b"retry-after: ")[2].split(b"\r\n", 1)[0]))
-            status, told, answer = await ask()
+            asked_s = time.perf_counter()
+            status, told, answer = await ask(request)
             tries = 2
-        late_s = time.perf_counter() - began - due
-        answers.append((due, late_s, status, tries, status != 200 or right(json.loads(answer), job["expected"])))
+        now_s = time.perf_counter()
+        is_right = status != 200 or right(json.loads(answer), expected_of(number))
+        answers.append((due, now_s - began - due, status, tries, is_right, now_s - asked_s))
 
     for _ in range(job.get("connections", 0)):
         idle.append((await loop.create_connection(Connection, "127.0.0.1", job["port"]))[1])
     began = time.perf_counter()
     tasks = []
-    for due in job["times_s"]:
+    for number, due in enumerate(job["times_s"]):
         await asyncio.sleep(max(began + due - time.perf_counter(), 0.0))
-        tasks.append(asyncio.create_task(one(due)))
+        tasks.append(asyncio.create_task(one(number, due)))
     await asyncio.gather(*tasks)
     return {"answers": answers, "seconds": time.perf_counter() - began}
 

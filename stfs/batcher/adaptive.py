@@ -15,6 +15,8 @@ import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from stfs.batcher.policy import LEAST_ODD_S
+
 FORGETTING = 0.98
 """Weight of a batch against the next one, in the fit of what runs cost."""
 RIDGE = 0.02
@@ -34,6 +36,8 @@ places. One leaves 2 % of answers late at three times what the model can do."""
 CAUTION_WITH_ROOM = 0.8
 """The same where all that wait go together. Whoever is refused then leaves a place empty: with more caution 2 % are
 refused at 0.8 times what the model can do, of whom nearly all would have been in time."""
+ODD = 10.0
+"""So many times as long as expected is no run but something that came between."""
 MOST_LOAD = 0.95
 TRY_EVERY = 64
 """Batches between two attempts at waiting, while it has not paid."""
@@ -90,10 +94,23 @@ class CostFit:
     _bb: float = 0.0
     _bd: float = 0.0
     _error: float = 0.0
+    _was_odd: bool = False
 
     def add(self, rows: int, run_s: float) -> None:
-        """One run of ``rows`` took ``run_s`` seconds."""
+        """One run of ``rows`` took ``run_s`` seconds.
+
+        One that took ten times as long as expected counts as that only if the one before it did so, too: a machine that
+        was suspended says nothing about a model, and one such figure would outweigh hundreds that follow.
+        """
+        if run_s < 0:
+            return  # a clock that has gone back
         old = self.cost
+        if self.batches >= LEAST_BATCHES:
+            likely_s = max(ODD * old.of(rows), LEAST_ODD_S)
+            is_odd = run_s > likely_s
+            if is_odd and not self._was_odd:
+                run_s = likely_s
+            self._was_odd = is_odd
         if self.batches:
             relative = run_s / max(old.of(rows), 1e-9) - 1.0
             # One hiccup of the machine is no reason to refuse everything that follows.
@@ -256,12 +273,12 @@ class Adaptive:
 
     def arrived(self, now_s: float, rows: int, present_rows: int) -> None:
         """``rows`` joined the queue; ``present_rows`` are queued or in flight now, these among them."""
-        since_s = now_s - max(self._last_arrival_s, self._last_finish_s)
+        since_s = max(now_s - max(self._last_arrival_s, self._last_finish_s), 0.0)
         if since_s < _LONG_S:
             self._gap_s += (since_s - self._gap_s) / 8 if self._gap_s < _LONG_S else since_s - self._gap_s
             if self._rows_cost_most:
                 span_s = RATE_RUNS * max(self._fit.cost.of(self._max_rows), 1e-6)
-                self._rate = self._rate * math.exp((self._rate_at_s - now_s) / span_s) + rows / span_s
+                self._rate = self._rate * math.exp(min(self._rate_at_s - now_s, 0.0) / span_s) + rows / span_s
         self._rate_at_s = self._last_arrival_s = now_s
         if present_rows > self._peak:
             self._peak = present_rows

@@ -212,6 +212,10 @@ def padded_rows(policy: BatchPolicy, rows: int) -> int:
     return sizes[bisect_left(sizes, rows)] if sizes and rows else rows
 
 
+LEAST_ODD_S = 0.05
+"""A run of less is never taken for something else."""
+
+
 class Drain(NamedTuple):
     """How fast rows have been leaving: recent batches, each a fifth less heavy than the one after it."""
 
@@ -219,7 +223,13 @@ class Drain(NamedTuple):
     busy_s: float = 0.0
 
     def after(self, rows: int, busy_s: float) -> Drain:
-        """With one more batch, that took ``busy_s`` seconds from launch to finish, retries included."""
+        """With one more batch, that took ``busy_s`` seconds from launch to finish, retries included.
+
+        It counts for ten times those before it at most, all together: a machine that was suspended is not a slow model.
+        """
+        busy_s = max(busy_s, 0.0)
+        if self.rows:
+            busy_s = min(busy_s, max(10 * self.busy_s, LEAST_ODD_S))
         return Drain(0.8 * self.rows + rows, 0.8 * self.busy_s + busy_s)
 
     @property

@@ -221,3 +221,41 @@ def test_any_order_of_events_is_answered(seed):
             assert 0 < wants.wait_s < math.inf, "a queue is not left alone while nothing runs"
     assert policy.cost.alpha_s >= 0
     assert policy.cost.beta_s >= 0
+
+
+@pytest.mark.parametrize("odd_s", [3600.0, 1e9, -50.0, 0.0])
+def test_one_odd_figure_is_not_learnt(odd_s):
+    """A machine that was suspended during a run, or a clock that was set."""
+    policy, now = learnt(batches=50)
+    policy.finished(now + odd_s, 8, odd_s, 0)
+    assert policy.cost.of(8) == pytest.approx(GPU.of(8), rel=0.4)
+    assert policy.decide(now + odd_s, 20, 0, now + odd_s + 2 * GPU.of(20)).take_rows == 128, "nobody is refused for it"
+
+
+def test_a_model_that_is_a_hundred_times_slower_is_known_soon():
+    fit = CostFit()
+    for _ in range(50):
+        fit.add(8, GPU.of(8))
+    for _ in range(40):
+        fit.add(8, 100 * GPU.of(8))
+    assert fit.cost.of(8) > 50 * GPU.of(8)
+
+
+@pytest.mark.parametrize("step_s", [-1e7, -3600.0, 1000.0, 1e7])
+def test_a_clock_that_steps_breaks_nothing(step_s):
+    """Of a model whose arrivals are counted, and one whose cohorts are waited for."""
+    for cost in (LIN, GPU):
+        policy, now = learnt(cost, batches=20)
+        for _ in range(2):
+            now += step_s
+            for present in range(1, 100):
+                now += 1e-4
+                policy.arrived(now, 1, present)
+            assert 0 <= policy._rate <= 1.1e4
+            assert policy._gap_s >= 0
+            wants = policy.decide(now, 99, 0, math.inf)
+            assert wants.take_rows or 0 < wants.wait_s < 1
+            for _ in range(20):
+                now += cost.of(8)
+                policy.finished(now, 8, cost.of(8), 0)
+        assert policy.cost.of(8) == pytest.approx(cost.of(8), rel=0.3)

@@ -90,3 +90,15 @@ def test_retry_grows_while_the_model_hangs_and_stays_within_bounds():
     assert drain.retry_after_s(10, 5.0) > drain.retry_after_s(10, 1.0) > drain.retry_after_s(10, 0.0)
     assert drain.retry_after_s(10_000_000, 0.0) == 60.0
     assert drain.retry_after_s(0, 0.0) == 0.01
+
+
+def test_one_odd_figure_does_not_keep_clients_away():
+    """A machine that was suspended during a run, or a clock that was set."""
+    usual = Drain()
+    for _ in range(50):
+        usual = usual.after(rows=100, busy_s=0.5)
+    for odd_s in (3600.0, 1e9, -7.0):
+        after = usual.after(rows=100, busy_s=odd_s)
+        for _ in range(20):
+            after = after.after(rows=100, busy_s=0.5)
+        assert after.retry_after_s(1000, 0.0) == pytest.approx(5.0, rel=0.2)

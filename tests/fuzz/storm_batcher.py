@@ -1,9 +1,10 @@
 """``python tests/fuzz/storm_batcher.py [--runs N] [--seed S]``: random interleavings of all that a batcher meets.
 
-One run is a model of random settings with a second one beside it (a swap opens the new before it closes the old), and
-some tens of events in any order: requests of a few rows, of none, of more than a batch holds, and of lanes; clients
-that go, also in the middle of a run; deadlines; rows that the model chokes on; workers that die; turns of the event
-loop; batches that come home; time that passes. Then everything is let settle and closed.
+One run is a model of random settings, or two that may share a device (a swap opens the new before it closes the old),
+and some tens of events in any order: requests of a few rows, of none, of more than a batch holds, and of lanes; clients
+that go, also in the middle of a run; deadlines and priorities; those who were refused and come back when they were told
+to; rows that the model chokes on; workers that die; runs that hang; turns of the event loop; batches that come home;
+time that passes. Then everything is let settle and closed.
 
 What must hold: each request is answered exactly once and with its own rows, which carry a number that no other row has;
 or it is told an error that it had coming; or it has gone, and is told nothing. Nothing stays queued or in flight, and
@@ -22,6 +23,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,8 @@ from stfs.batcher.adaptive import Cost
 from stfs.batcher.batcher import Batcher
 from stfs.batcher.places import Instance
 from stfs.batcher.policy import BatchPolicy
+from stfs.batcher.queue_policy import QueuePolicy
+from stfs.batcher.slots import DeviceSlots
 from stfs.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -61,10 +66,11 @@ class Broken(AssertionError):
 class Request:
     """One request of rows ``first``, ``first + 1``, ..., what became of it, and what may."""
 
-    __slots__ = ("due_s", "entry", "first", "gone", "group", "guilt", "rows", "storm", "told", "wanted_s")
+    __slots__ = ("batcher", "due_s", "entry", "first", "gone", "group", "guilt", "rows", "storm", "told", "wanted_s")
 
-    def __init__(self, storm: Storm, first: int, rows: int, guilt: int) -> None:
+    def __init__(self, storm: Storm, batcher: Batcher, first: int, rows: int, guilt: int) -> None:
         self.storm = storm
+        self.batcher = batcher
         self.first = first
         self.rows = rows
         self.guilt = guilt
@@ -96,7 +102,8 @@ class Request:
         elif kind is DeadlineExceeded:
             right = storm.loop.now_s >= self.due_s - 1e-9
         elif kind is Overloaded:
-            right = self.wanted_s < math.inf or storm.displaces
+            # Who cannot be in time, has waited too long, or makes room for a higher level or for who came back.
+            right = self.wanted_s < math.inf or self.batcher._levels is not None
         elif kind is Unavailable:
             right = storm.deaths > 0 or storm.gives_up  # too many runs hang
         else:
@@ -125,13 +132,25 @@ COSTS = (None, None, Cost(4e-3, 8e-5, 0.05), Cost(2e-4, 3e-3, 0.05), Cost(5e-5, 
 def _policies() -> list[BatchPolicy]:
     """Settings of all kinds; made once, since checking them costs more than a run."""
     made = []
+    bounds = (
+        {"priority_levels": 3, "default_priority_level": 2},
+        {"priority_levels": 2, "queue": QueuePolicy(0.006, "reject", 4)},
+        {"priority_levels": 3, "level_queues": ((3, QueuePolicy(0.003, "delay")), (1, QueuePolicy(max_rows=4)))},
+        {"queue": QueuePolicy(0.01)},
+        {"max_enqueued_bytes": 100},
+    )
     for size in (1, 2, 3, 5, 8):
         for timeout_s in (0.0, 0.0, 0.0, 0.004):
             for most in (3, 9, 60):
                 for sizes in ((), tuple(sorted({(size + 1) // 2, size}))):
                     for slo_s in (math.inf, math.inf, 0.02):
                         for adaptive in (True, True, False):
-                            made.append(BatchPolicy(size, timeout_s, most, sizes, adaptive, slo_s))
+                            policy = BatchPolicy(size, timeout_s, most, sizes, adaptive, slo_s)
+                            made.append(policy)
+                            if len(made) % 3 == 0:
+                                made.append(replace(policy, **bounds[len(made) % len(bounds)]))
+                            if len(made) % 29 == 0:
+                                made.append(replace(policy, preferred_batch_sizes=(size,)))
     return made
 
 
@@ -142,19 +161,19 @@ PLACES = (1, 1, 2, 4)
 class Storm:
     """One run. ``seen`` counts what happened, over all runs: a storm that meets no deadline tries none."""
 
-    displaces = False
-
     def __init__(self, seed: int, seen: Counter[str]) -> None:
-        self.rng = random.Random(seed)
+        self.rng = rng = random.Random(seed)
         self.seen = seen
         self.loop = Loop()
+        self.slots: DeviceSlots | None = None  # that its models share
+        if rng.random() < 0.3:
+            self.slots = DeviceSlots(1 + int(rng.random() * 2), None, self.loop.time, self.loop)  # type: ignore[arg-type]
         self.faults: list[str] = []
         self.jobs: list[Callable[[], None]] = []
         self.requests: list[Request] = []
         self.batchers: list[Batcher] = []
         self.closings: list[Any] = []
-        self.lanes: list[Any] = []
-        self.flying: list[Any] = []
+        self.live: list[tuple[Batcher, Any, bool]] = []
         self.value = 1
         self.deaths = 0
         self.dying = 0
@@ -195,12 +214,14 @@ class Storm:
         else:
             concurrent = rng.random() < 0.5
             more["instances"] = [Instance(self.model, self.is_up, concurrent)] * places
-        self.merges = rng.random() < 0.95
+        if self.slots is not None:
+            more["share"] = self.slots.join("mno"[int(rng.random() * 3)], 1.0 + int(rng.random() * 3))
+        merges = rng.random() < 0.95
         batcher = Batcher(
             self.model,
             policy,
             name="m",
-            merge=self.merges,
+            merge=merges,
             loop=self.loop,  # type: ignore[arg-type]
             clock=self.loop.time,
             start=self.jobs.append,
@@ -213,7 +234,7 @@ class Storm:
         self.max_rows = max(self.max_rows, policy.max_batch_size)
         self.gives_up |= more["run_timeout_s"] > 0
         self.batchers.append(batcher)
-        self.lanes.append(batcher.lane("x", INT64, ROW))
+        self.live.append((batcher, batcher.lane("x", INT64, ROW), merges))
 
     def is_up(self) -> bool:
         """Whether a worker can run now: rarely not."""
@@ -227,29 +248,29 @@ class Storm:
     # What happens
 
     def ask(self) -> None:
-        rng, batcher = self.rng, self.batchers[-1]
+        rng = self.rng
+        batcher, lane, merges = self.live[int(rng.random() * len(self.live))]
         chance = rng.random()
         rows = 1 if chance < 0.6 else int(chance * 100) % 5 if chance < 0.95 else int(chance * 1000) % 20
         guilt = 0
         if rng.random() < 0.06:
             # Where rows do not stack, what a model gives for a request is its own affair.
-            guilt = (POISON, BLAMED, SHORT)[int(rng.random() * (3 if self.merges else 2))] if rows else 0
+            guilt = (POISON, BLAMED, SHORT)[int(rng.random() * (3 if merges else 2))] if rows else 0
         first = self.value
         self.value += rows
         x = np.arange(first, first + rows).reshape(rows, 1)
-        request = Request(self, first, rows, guilt)
+        request = Request(self, batcher, first, rows, guilt)
         if guilt:
             x[int(rng.random() * rows)] = guilt
-        lane = self.lanes[-1]
         queue = batcher.queue
-        queued, most = queue.rows, batcher.policy.max_enqueued_rows
+        queued = queue.rows
         if lane is not None and rows and rng.random() < 0.5:
             if lane.submit(x, request, HELD, self.group_reply):
                 request.group = queue.newest
                 self.requests.append(request)
                 if queue.rows != queued + rows:
                     self.fault(f"{queued} rows queued, then {rows} more, then {queue.rows}")
-            elif queued and not batcher.closing and rows <= min(lane.capacity, most - queued):
+            elif queued and not batcher.closing and rows <= min(lane.capacity, lane.max_enqueued_rows - queued):
                 self.fault(f"a lane refused {rows} rows beside {queued}")
             return
         due_s = None
@@ -259,18 +280,22 @@ class Storm:
         if batcher.policy.latency_slo_s < math.inf:
             request.wanted_s = min(request.wanted_s, self.loop.now_s + batcher.policy.latency_slo_s)
         inputs = {"x": x}
+        levels = batcher.policy.priority_levels
+        priority = int(rng.random() * (levels + 1)) if levels > 1 else 0
         if rng.random() < 0.01 and rows:
             try:
                 batcher.submit(inputs, rows + 1, request)
             except (InvalidInput, Unavailable):
                 return
-            if self.merges:
+            if merges:
                 self.fault("rows that are not there were taken")
             return
         try:
-            request.entry = batcher.submit(inputs, rows, request, due_s)
+            request.entry = batcher.submit(inputs, rows, request, due_s, priority=priority)
         except Overloaded as error:
             self.seen["full"] += 1
+            if rng.random() < 0.5 and due_s is None:
+                self.loop.call_later(error.retry_after_s, partial(self.come_back, request, inputs, priority))
             if not queued or not 0 < error.retry_after_s <= 60:
                 self.fault(f"refused beside {queued} rows: {error!r}, {error.retry_after_s}")
         except DeadlineExceeded:
@@ -284,6 +309,17 @@ class Storm:
             self.requests.append(request)
         if request.told:
             self.fault(f"{request} told from inside submit")
+
+    def come_back(self, request: Request, inputs: dict[str, Any], priority: int) -> None:
+        """One that was refused, when it was told to."""
+        if request.wanted_s < math.inf:
+            request.wanted_s = self.loop.now_s + request.batcher.policy.latency_slo_s
+        try:
+            request.entry = request.batcher.submit(inputs, request.rows, request, priority=priority)
+        except Unavailable:
+            return
+        self.seen["came back"] += 1
+        self.requests.append(request)
 
     def group_reply(self, group: Any, outputs: Any, error: RequestError | None, outcomes: Any) -> None:
         """The reply of a lane's group: each of its requests is told its own."""
@@ -338,7 +374,7 @@ class Storm:
         jobs.pop(int(self.rng.random() * len(jobs)))()
 
     def swap(self) -> None:
-        old = self.batchers[-1]
+        old = self.live.pop(0)[0]
         self.open()
         self.close(old)
         try:
@@ -352,6 +388,8 @@ class Storm:
         """All of it. Raises :class:`Broken`."""
         rng, loop = self.rng, self.loop
         self.open()
+        if rng.random() < 0.3:
+            self.open()
         for _ in range(4 + int(rng.random() * 20)):
             what = rng.random()
             if what < 0.42:
@@ -362,7 +400,7 @@ class Storm:
                 if self.jobs:
                     self.work()
             elif what < 0.92:
-                loop.advance((0.0003, 0.0011, 0.004, 0.012, 0.05)[int(rng.random() * 5)])
+                loop.advance((0.0003, 0.0011, 0.004, 0.012, 0.05, 0.0011, 0.004, 1.0)[int(rng.random() * 8)])
             elif what < 0.97:
                 self.cancel()
             elif what < 0.985:
@@ -390,6 +428,8 @@ class Storm:
             closing.close()
         if any(timer.call is not None for _, _, timer in loop.timers):
             raise Broken("a timer is left behind")
+        if self.slots is not None and (self.slots.held or self.slots.waiting):
+            raise Broken(f"{self.slots.held} runs hold slots, {self.slots.waiting} wait for one")
         if self.faults:
             raise Broken(self.faults[0])
         self.seen["requests"] += len(self.requests)
@@ -404,7 +444,7 @@ class Storm:
                     self.work()
             if not any(timer.call is not None for _, _, timer in loop.timers):
                 return
-            loop.advance(0.01)
+            loop.advance(max(loop.timers[0][0] - loop.now_s, 0.0))
         raise Broken("it never settles")
 
 
