@@ -36,6 +36,10 @@ ASKS_TIMING = "X-Server-Timing"
 """The header or metadata by which a client asks to be told how long the steps took."""
 
 
+ASKS_PRIORITY = "X-Request-Priority"
+"""The header or metadata by which a client, or what stands before it, asks for a level of priority."""
+
+
 def server_timing(lease: Lease, journey: Journey) -> str:
     """The value of a ``Server-Timing`` header (W3C Server Timing); durations in milliseconds."""
     rows = f'batch;desc="rows={journey.rows} position={journey.position}"'
@@ -84,7 +88,7 @@ async def infer(
     """The outputs of the model that ``lease`` holds; see :meth:`stfs.model.Model.infer`."""
     model = lease.model
     assert model is not None, "a decoded request holds its model"
-    return await model.infer(signature, inputs, deadline_s, journey)
+    return await model.infer(signature, inputs, deadline_s, journey, lease.priority)
 
 
 def tell(error: RequestError, lease: Lease) -> str:
@@ -103,6 +107,17 @@ def retry_after_s(error: RequestError) -> int | None:
     if not isinstance(error, Unavailable):
         return None
     return max(1, math.ceil(error.retry_after_s))
+
+
+def asked_priority(asked: str | None) -> int:
+    """What a request's :data:`ASKS_PRIORITY` says; 0 if it is not there. Raises :class:`InvalidRequest`."""
+    if asked is None:
+        return 0
+    if not (asked.isascii() and asked.isdigit() and len(asked) <= 19):
+        raise InvalidRequest(
+            f"{ASKS_PRIORITY} must be a whole number, 1 for the highest level or 0 for the default, not {asked[:40]!r}"
+        )
+    return int(asked)
 
 
 def deadline(limit_s: float, asked_ms: float | None, now_s: float) -> float | None:

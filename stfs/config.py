@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from stfs.batcher.policy import BatchPolicy
+from stfs.batcher.queue_policy import QueuePolicy, read_level_queues
 from stfs.batcher.shape_plan import NO_SHAPES, ShapeOptions
 from stfs.errors import ConfigError
 from stfs.images.options import ImageOptions
@@ -257,6 +258,11 @@ def _models(
 
 def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
     try:
+        queue = QueuePolicy(
+            timeout_s=options["queue_timeout_ms"] / 1e3 or math.inf,
+            action=options["queue_timeout_action"],
+            max_requests=options["max_enqueued_requests"],
+        )
         batch = BatchPolicy(
             max_batch_size=options["max_batch_size"],
             batch_timeout_s=options["batch_timeout_ms"] / 1e3,
@@ -264,6 +270,12 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
             allowed_batch_sizes=options["allowed_batch_sizes"],
             adaptive=options["batching"] == "adaptive",
             latency_slo_s=options["latency_slo_ms"] / 1e3 or math.inf,
+            preferred_batch_sizes=options["preferred_batch_sizes"],
+            max_enqueued_bytes=options["max_enqueued_bytes"],
+            priority_levels=options["priority_levels"],
+            default_priority_level=options["default_priority_level"],
+            queue=queue,
+            level_queues=read_level_queues(options["priority_policies"], queue),
         )
         if options["cuda_graphs"] and not batch.allowed_batch_sizes:
             raise ConfigError("cuda_graphs needs allowed_batch_sizes, such as 1,8,32,128: each has a graph of its own")

@@ -59,6 +59,7 @@ class Lease:
         "_handle",
         "decode_s",
         "encode_s",
+        "priority",
         "served",
         "timeout_s",
     )
@@ -72,6 +73,8 @@ class Lease:
         """Name and version of the model that was held last, released or not; ``None`` if none was found."""
         self.timeout_s: float | None = None
         """How long the request's body allows for its answer; set by the dialects that have a place for it."""
+        self.priority = 0
+        """The level that the request asks for, 1 the highest; 0 for the default, as where it says nothing."""
         self.decode_s = self.encode_s = 0.0
         """How long reading the request and writing the answer took; set by what carries it, for the statistics."""
 

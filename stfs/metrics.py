@@ -103,6 +103,7 @@ class Snapshot:
     failed_batches: Mapping[ModelKey, int]
     slot_waits: Mapping[ModelKey, Sum]
     stuck_runs: Mapping[ModelKey, int]
+    refused: Mapping[tuple[str, str, str], int]  # model, version, reason
     queue_seconds: Mapping[ModelKey, HistogramSnapshot]
     run_seconds: Mapping[ModelKey, HistogramSnapshot]
     decode_seconds: Mapping[ModelKey, HistogramSnapshot]
@@ -193,6 +194,7 @@ class PerModel:
     stuck_runs: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     cache: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
     success: Adder = field(default_factory=Adder)
     fail: Adder = field(default_factory=Adder)
     shared_queue: Adder = field(default_factory=Adder)
@@ -217,6 +219,8 @@ class PerModel:
             self.reasons[reason] = self.reasons.get(reason, 0) + count
         for what, count in other.cache.items():
             self.cache[what] = self.cache.get(what, 0) + count
+        for reason, count in other.refused.items():
+            self.refused[reason] = self.refused.get(reason, 0) + count
         self.success.add(other.success)
         self.fail.add(other.fail)
         self.shared_queue.add(other.shared_queue)
@@ -364,6 +368,11 @@ class Metrics:
         else:
             entry.cache[what] = entry.cache.get(what, 0) + count
 
+    def record_refused(self, model: str, version: str, reason: str) -> None:
+        """A request was refused for want of room or time: ``full``, ``bytes``, ``late`` or ``displaced``."""
+        refused = self._model(model, version).refused
+        refused[reason] = refused.get(reason, 0) + 1
+
     def retire(self, model: str, version: str) -> None:
         """A version has gone: its counts go on in those of :data:`RETIRED`, so that versions do not pile up here."""
         gone = self._models.pop((model, version), None)
@@ -404,6 +413,7 @@ class Metrics:
             failed_batches={k: m.failed_batches for k, m in models.items()},
             slot_waits={k: m.slot_waits.snapshot() for k, m in models.items()},
             stuck_runs={k: m.stuck_runs for k, m in models.items()},
+            refused={(*k, reason): n for k, m in models.items() for reason, n in m.refused.items()},
             queue_seconds={k: m.queue_seconds.snapshot() for k, m in models.items()},
             run_seconds={k: m.run_seconds.snapshot() for k, m in models.items()},
             decode_seconds={k: m.decode_seconds.snapshot() for k, m in models.items()},

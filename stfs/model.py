@@ -93,17 +93,19 @@ class Model:
         inputs: Mapping[str, Array],
         deadline_s: float | None,
         journey: Journey | None = None,
+        priority: int = 0,
     ) -> Tensors:
         """The outputs for ``inputs``, in the order of the signature.
 
         ``signature`` is one of this model's. ``deadline_s`` is in seconds of ``time.monotonic``. The arrays returned
-        may be views of a batch's outputs: read them, do not write. ``journey`` is filled in on the way.
+        may be views of a batch's outputs: read them, do not write. ``journey`` is filled in on the way. ``priority``
+        is the level that it asks for, 1 the highest, 0 for the default; nothing where the model has none.
 
         Raises :class:`stfs.errors.RequestError`. Cancelling the awaiting task withdraws the request.
         """
         bound = signature.bind(inputs)
         rows = signature.rows(bound) if signature.batchable else 1
-        return await self._batchers[signature.name].infer(bound, rows, deadline_s, journey)
+        return await self._batchers[signature.name].infer(bound, rows, deadline_s, journey, priority)
 
     def submit(
         self,
@@ -111,6 +113,7 @@ class Model:
         inputs: Mapping[str, Array],
         reply: Callable[[Tensors | None, RequestError | None], None],
         deadline_s: float | None,
+        priority: int = 0,
     ) -> Entry:
         """:meth:`infer` by callback: ``reply`` gets the outputs or the error, once, on the loop, never from in here.
 
@@ -119,7 +122,7 @@ class Model:
         """
         bound = signature.bind(inputs)
         rows = signature.rows(bound) if signature.batchable else 1
-        return self._batchers[signature.name].submit(bound, rows, reply, deadline_s)
+        return self._batchers[signature.name].submit(bound, rows, reply, deadline_s, None, priority)
 
     def lane(self, signature: Signature) -> Lane | None:
         """Where plain requests can be written in place, if the signature's only input is of numbers in rows of a size.
@@ -275,6 +278,8 @@ class ModelLoader:
                 share=self._share_of(servable, config),
                 padding=paddings.get(key),
                 **({} if make is Batcher else {"place": key}),
+                row_bytes=signature.row_bytes if signature.batchable else None,
+                on_refused=partial(self._metrics.record_refused, name, str(version)),
             )
             for key, signature in signatures.items()
         }

@@ -10,6 +10,7 @@ from typing import Any
 from stfs.context import Context, Lease
 from stfs.errors import Unavailable
 from stfs.protocols import oip_metadata
+from stfs.repository_batching import batching_told
 from stfs.repository_config import policy_told
 
 
@@ -34,7 +35,7 @@ def told_config(context: Context, lease: Lease) -> dict[str, Any]:
         model.signature(None),
         policy_told(config.version_policy),
         config.batch.max_batch_size,
-        round(config.batch.batch_timeout_s * 1e6),
+        batching_told(config.batch),
         config.instances,
         config.gpus,
     )

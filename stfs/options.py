@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stfs.batcher import shape_plan as shapes
+from stfs.batcher.queue_policy import ACTIONS
 from stfs.errors import ConfigError
 from stfs.images import options as images
 from stfs.lifecycle.policy import VersionPolicy, parse_version_policy
@@ -313,6 +314,38 @@ OPTIONS: tuple[Option, ...] = (
     Option("batch_timeout_ms", _duration, "0", "ms a lone request may wait for company; 0: never wait", _BATCH),
     Option("max_enqueued", _positive, "10000", "rows that may queue before requests get 503", _BATCH),
     Option("allowed_batch_sizes", _sizes, "", "pad batches up to one of these, such as 8,32,128", _BATCH),
+    Option(
+        "max_enqueued_bytes",
+        _bytes_or_none,
+        "1G",
+        "bytes of inputs that may queue before requests get 503; 0: any",
+        _BATCH,
+    ),
+    Option("max_enqueued_requests", _count, "0", "requests of one priority that may queue; 0: any number", _BATCH),
+    Option("queue_timeout_ms", _duration, "0", "ms a request may wait for its run to begin; 0: any time", _BATCH),
+    Option(
+        "queue_timeout_action",
+        _choice(*ACTIONS),
+        "reject",
+        "what comes then: reject (503), or delay: the others of its priority go first",
+        _BATCH,
+    ),
+    Option(
+        "preferred_batch_sizes",
+        _sizes,
+        "",
+        "let a batch leave as soon as it has one of these sizes, such as 4,8",
+        _BATCH,
+    ),
+    Option("priority_levels", _count, "0", "levels that requests may ask for, 1 goes first; 0: none", _BATCH),
+    Option("default_priority_level", _count, "0", "level of requests that ask for none; 0: the last", _BATCH),
+    Option(
+        "priority_policies",
+        _json_object,
+        "{}",
+        'bounds of single levels as JSON, such as {"1": {"queue_timeout_ms": 50, "max_enqueued": 100}}',
+        _BATCH,
+    ),
     Option("batching", _choice("adaptive", "eager"), "adaptive", "eager: learn nothing, never wait or refuse", _BATCH),
     Option(
         "latency_slo_ms", _duration, "0", "ms by which answers are wanted; late ones get 503 early; 0: none", _BATCH
@@ -496,6 +529,14 @@ MODEL_KEYS = {
         "batch_timeout_ms",
         "max_enqueued",
         "allowed_batch_sizes",
+        "max_enqueued_bytes",
+        "max_enqueued_requests",
+        "queue_timeout_ms",
+        "queue_timeout_action",
+        "preferred_batch_sizes",
+        "priority_levels",
+        "default_priority_level",
+        "priority_policies",
         "batching",
         "latency_slo_ms",
         "calibrate",

@@ -1,11 +1,12 @@
 """Triton's model configuration as far as it has a counterpart here: read over ours, and told of ours.
 
-Source: ``model_config.proto`` in its JSON form. Pure functions.
+Source: ``model_config.proto`` in its JSON form. Pure functions, but for lines in the log about what changes nothing.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from stfs.config import ModelConfig
 from stfs.errors import ConfigError, InvalidRequest
 from stfs.lifecycle.policy import All, Latest, Specific, VersionPolicy
 from stfs.platforms.placement import MOST_INSTANCES
+from stfs.repository_batching import integer, read_batching
 
 DEFAULT_CACHE_BYTES = 64 << 20
 """Memory for the answers of a model whose configuration asks for a cache and says no size."""
@@ -46,6 +48,12 @@ _WITHOUT_MEANING = frozenset(
 """Fields of Triton's that the files, or the server, decide here. They are let pass: clients send back what they got."""
 
 
+_DESCRIPTIVE = frozenset({"name", "platform", "backend", "runtime", "input", "output", "instance_group"})
+"""Fields that this server tells itself. Of the others that mean nothing the log says so, if they ask for anything."""
+
+log = logging.getLogger(__name__)
+
+
 def overridden(model: ModelConfig, text: str) -> ModelConfig:
     """``model`` with what the JSON ``text`` says of ``max_batch_size``, ``dynamic_batching``, ``instance_group``,
     ``response_cache`` and ``version_policy``.
@@ -58,11 +66,12 @@ def overridden(model: ModelConfig, text: str) -> ModelConfig:
         raise InvalidRequest(f'the parameter "config" is not JSON: {error}') from None
     if not isinstance(told, dict):
         raise InvalidRequest('the parameter "config" must hold a JSON object')
-    for key, value in told.items():
+    # The size comes first, since others are measured by it.
+    for key, value in sorted(told.items(), key=lambda item: item[0] != "max_batch_size"):
         if key == "max_batch_size":
-            model = _with_size(model, _integer(value, key))
+            model = _with_size(model, integer(value, key))
         elif key == "dynamic_batching":
-            model = _with_delay(model, value)
+            model = _with_batching(model, value)
         elif key == "instance_group":
             model = _with_instances(model, value)
         elif key == "response_cache":
@@ -74,6 +83,8 @@ def overridden(model: ModelConfig, text: str) -> ModelConfig:
                 f'the parameter "config": "{key[:60]}" cannot be set here; '
                 "max_batch_size, dynamic_batching, instance_group, response_cache and version_policy can"
             )
+        elif key not in _DESCRIPTIVE and value:
+            log.warning('model %s: "%s" of its configuration changes nothing here', model.name, key)
     return model
 
 
@@ -95,19 +106,18 @@ def _with_size(model: ModelConfig, size: int) -> ModelConfig:
     sizes = model.batch.allowed_batch_sizes
     allowed = (*(n for n in sizes if n < size), size) if sizes else ()
     try:
-        batch = replace(model.batch, max_batch_size=size, allowed_batch_sizes=allowed)
+        preferred = tuple(n for n in model.batch.preferred_batch_sizes if n <= size)
+        batch = replace(model.batch, max_batch_size=size, allowed_batch_sizes=allowed, preferred_batch_sizes=preferred)
     except ConfigError as error:
         raise InvalidRequest(f'the parameter "config": {error}') from None
     return replace(model, batch=batch, batchable=None)
 
 
-def _with_delay(model: ModelConfig, value: Any) -> ModelConfig:
-    if not isinstance(value, Mapping):
-        raise InvalidRequest('the parameter "config": "dynamic_batching" must be an object')
-    key = "max_queue_delay_microseconds"
-    if key not in value:
-        return model
-    return replace(model, batch=replace(model.batch, batch_timeout_s=_integer(value[key], key) / 1e6))
+def _with_batching(model: ModelConfig, value: Any) -> ModelConfig:
+    batch, warnings = read_batching(model.batch, value)
+    for line in warnings:
+        log.warning("model %s: dynamic_batching: %s", model.name, line)
+    return replace(model, batch=batch)
 
 
 def _with_instances(model: ModelConfig, value: Any) -> ModelConfig:
@@ -125,8 +135,8 @@ def _with_instances(model: ModelConfig, value: Any) -> ModelConfig:
         listed = group.get("gpus") or []
         if not isinstance(listed, list) or (listed and kind == "KIND_CPU"):
             raise InvalidRequest('the parameter "config": "gpus" must be a list of numbers, and KIND_CPU has none')
-        numbers = [_integer(number, "gpus") for number in listed]
-        each = _integer(group.get("count", 1), "count") or 1
+        numbers = [integer(number, "gpus") for number in listed]
+        each = integer(group.get("count", 1), "count") or 1
         count += each * max(1, len(numbers))
         gpus |= dict.fromkeys(numbers)
         devices.add("cuda" if numbers else _DEVICES[kind] or model.device)
@@ -150,25 +160,17 @@ def _with_cache(model: ModelConfig, value: Any) -> ModelConfig:
 def _policy(value: Any) -> VersionPolicy:
     match value:
         case {"latest": {"num_versions": n}}:
-            count = _integer(n, "num_versions")
+            count = integer(n, "num_versions")
             if count == 0:
                 raise InvalidRequest('the parameter "config": "num_versions" must be 1 or more')
             return Latest(count)
         case {"latest": {}}:
             return Latest(1)
         case {"specific": {"versions": [*versions]}} if versions:
-            return Specific(frozenset(_integer(version, "versions") for version in versions))
+            return Specific(frozenset(integer(version, "versions") for version in versions))
         case {"all": {}}:
             return All()
     raise InvalidRequest(
         'the parameter "config": "version_policy" must be {"latest": {"num_versions": N}}, {"all": {}} '
         'or {"specific": {"versions": [...]}}'
     )
-
-
-def _integer(value: Any, key: str) -> int:
-    """64-bit integers may be strings in protobuf's JSON."""
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20 else value
-    if type(number) is not int or not 0 <= number < 1 << 63:
-        raise InvalidRequest(f'the parameter "config": "{key}" must be a whole number of 0 or more')
-    return number

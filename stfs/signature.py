@@ -71,6 +71,19 @@ class TensorSpec:
         return "string" if self.dtype == STRING else self.dtype.name
 
     @property
+    def row_bytes(self) -> int | None:
+        """Bytes of a row where all have as many: numbers, of sizes that are known; else ``None``."""
+        if not self.varies_in_rows or self.dtype.kind not in "biufc":
+            return None
+        assert self.shape is not None, "its rows vary"
+        size_bytes = self.dtype.itemsize
+        for size in self.shape[1:]:
+            if size is None:
+                return None
+            size_bytes *= size
+        return size_bytes
+
+    @property
     def varies_in_rows(self) -> bool:
         """True if dimension 0 may vary, so that rows of several requests can be stacked."""
         return self.shape is not None and len(self.shape) > 0 and self.shape[0] is None
@@ -198,6 +211,12 @@ class Signature:
             if spec.name == name:
                 return spec
         raise InvalidInput(name, f"unknown; this signature takes {self.input_names()}")
+
+    @property
+    def row_bytes(self) -> int | None:
+        """Bytes that a row of the inputs has, all of them together; ``None`` where that differs."""
+        each = [spec.row_bytes for spec in self.inputs]
+        return None if None in each else sum(size_bytes or 0 for size_bytes in each)
 
     def input_names(self) -> str:
         """``"keys", "features"``, for messages."""

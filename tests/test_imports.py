@@ -29,6 +29,7 @@ ROOMS = [
     "model",
     "protocols",
     "warmup",
+    "repository_batching",
     "repository_config",
     "repository",
     "tracing",

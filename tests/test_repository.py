@@ -161,7 +161,7 @@ def test_what_an_override_changes():
             }
         ),
     )
-    batch = BatchPolicy(max_batch_size=16, batch_timeout_s=0.0025)
+    batch = BatchPolicy(max_batch_size=16, batch_timeout_s=0.0025, preferred_batch_sizes=(4,))
     assert got == replace(M, batch=batch, version_policy=Specific(frozenset({1, 3})))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from stfs.errors import ConfigError
 
@@ -43,3 +45,43 @@ class QueuePolicy:
 
 UNBOUNDED = QueuePolicy()
 """Requests wait for as long as it takes, and as many as the whole queue holds."""
+
+
+def read_level_queues(told: Mapping[str, Any], common: QueuePolicy) -> tuple[tuple[int, QueuePolicy], ...]:
+    """The queues of the option ``priority_policies``, by level: ``common`` with what is told of each.
+
+    Whether there are such levels is for :class:`stfs.batcher.policy.BatchPolicy`. Raises :class:`ConfigError`.
+    """
+    return tuple(sorted((_level(level), _read(level, one, common)) for level, one in told.items()))
+
+
+def _level(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise ConfigError(f"priority_policies: {text[:40]!r} is no level: expected a whole number, 1 for the highest")
+    return int(text)
+
+
+def _read(level: str, told: object, common: QueuePolicy) -> QueuePolicy:
+    where = f"priority_policies: level {level}"
+    if not isinstance(told, Mapping):
+        raise ConfigError(f'{where} must be an object of settings, such as {{"queue_timeout_ms": 50}}, not {told!r}')
+    queue = common
+    for key, value in told.items():
+        match key, value:
+            case "queue_timeout_ms", int() | float() if not isinstance(value, bool) and value >= 0:
+                queue = replace(queue, timeout_s=value / 1e3 or math.inf)
+            case "queue_timeout_action", str() if value in ACTIONS:
+                queue = replace(queue, action=value)
+            case "max_enqueued", int() if not isinstance(value, bool) and value >= 0:
+                queue = replace(queue, max_rows=value)
+            case "max_enqueued_requests", int() if not isinstance(value, bool) and value >= 0:
+                queue = replace(queue, max_requests=value)
+            case (("queue_timeout_ms" | "queue_timeout_action" | "max_enqueued" | "max_enqueued_requests"), _):
+                wanted = f"one of {', '.join(ACTIONS)}" if key == "queue_timeout_action" else "a number, 0 or more"
+                raise ConfigError(f"{where}: {key} must be {wanted}, not {value!r}")
+            case _:
+                raise ConfigError(
+                    f"{where}: unknown key {key!r}; known are queue_timeout_ms, queue_timeout_action, max_enqueued and "
+                    "max_enqueued_requests"
+                )
+    return queue

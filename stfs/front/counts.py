@@ -50,6 +50,8 @@ def _encode(entry: PerModel) -> dict[str, Any]:
         told["reasons"] = entry.reasons
     if entry.cache:
         told["cache"] = entry.cache
+    if entry.refused:
+        told["refused"] = entry.refused
     if entry.by_rows:
         told["by_rows"] = [[rows, runs.count, runs.seconds] for rows, runs in entry.by_rows.items()]
     return told
@@ -72,6 +74,7 @@ def _decode(told: dict[str, Any]) -> PerModel:
             adder.count, adder.seconds = told[name]
     entry.reasons = told.get("reasons", {})
     entry.cache = told.get("cache", {})
+    entry.refused = told.get("refused", {})
     for rows, count, seconds in told.get("by_rows", ()):
         runs = entry.runs_of(rows)
         runs.count, runs.seconds = count, seconds

@@ -96,11 +96,11 @@ class Desk:
         try:
             if record.told is not None and "journey" in record.told:
                 owner = Elsewhere(record.told["trace"]) if "trace" in record.told else None
-                work = self._infer(number, model, signature, inputs, deadline_s, Journey(owner))
+                work = self._infer(number, model, signature, inputs, deadline_s, Journey(owner), record.priority)
                 self._tickets[number] = asyncio.ensure_future(work)
             else:
                 reply = partial(self._reply, number, signature, None)
-                self._tickets[number] = model.submit(signature, inputs, reply, deadline_s)
+                self._tickets[number] = model.submit(signature, inputs, reply, deadline_s, record.priority)
         except RequestError as error:
             self._refuse(number, error)
         except Exception as error:
@@ -115,10 +115,11 @@ class Desk:
         inputs: Tensors,
         deadline_s: float | None,
         journey: Journey,
+        priority: int,
     ) -> None:
         """For those who ask how long the steps took, which takes a task."""
         try:
-            outputs = await model.infer(signature, inputs, deadline_s, journey)
+            outputs = await model.infer(signature, inputs, deadline_s, journey, priority)
         except RequestError as error:
             self._reply(number, signature, journey, None, error)
         except Exception as error:

@@ -28,7 +28,7 @@ FORGET = 4
 OUTPUTS = 5
 ERROR = 6
 
-# size in bytes, kind, nothing, number, model, signature, deadline, tensors, bytes of JSON, nothing
+# size in bytes, kind, number, model, signature, deadline, tensors, bytes of JSON, priority
 _HEAD = Struct("=IIQIIdIIQ")
 assert _HEAD.size % UNIT_BYTES == 0
 
@@ -38,7 +38,8 @@ class Record:
     """One record as it was read. ``number`` is the request's, or a segment's; see the constants above.
 
     ``model`` and ``signature`` are numbers that both sides know; ``deadline_s`` is of ``time.monotonic``, the same
-    clock in every process of a machine; infinite if there is none. ``told`` is the JSON, ``None`` if there is none.
+    clock in every process of a machine; infinite if there is none. ``priority`` is the level asked for.
+    ``told`` is the JSON, ``None`` if there is none.
     """
 
     kind: int
@@ -48,6 +49,7 @@ class Record:
     deadline_s: float
     arrays: list[Array]
     told: Any
+    priority: int = 0
 
 
 def write(
@@ -60,6 +62,7 @@ def write(
     signature: int = 0,
     deadline_s: float = math.inf,
     told: Any = None,
+    priority: int = 0,
 ) -> bool:
     """Put a record into the ring; ``False``, and nothing is done, if it is too large for one.
 
@@ -81,7 +84,7 @@ def write(
         size += tensors.pack(arrays, pieces)
     if not ring.fits(size):
         return False
-    pieces[0] = _HEAD.pack(size, kind, number, model, signature, deadline_s, count, json_bytes, 0)
+    pieces[0] = _HEAD.pack(size, kind, number, model, signature, deadline_s, count, json_bytes, priority)
     ring.put(size, pieces)
     return True
 
@@ -93,7 +96,7 @@ def read(data: bytearray) -> Iterator[Record]:
     """
     at, end = 0, len(data)
     while at < end:
-        size, kind, number, model, signature, deadline_s, count, json_bytes, _ = _HEAD.unpack_from(data, at)
+        size, kind, number, model, signature, deadline_s, count, json_bytes, priority = _HEAD.unpack_from(data, at)
         if not _HEAD.size <= size <= end - at:
             raise ValueError(f"a record of {size} bytes where {end - at} are left")
         start = at + _HEAD.size
@@ -104,7 +107,7 @@ def read(data: bytearray) -> Iterator[Record]:
         arrays: list[Array] = []
         if count:
             arrays, _ = tensors.unpack(data, start, count)
-        yield Record(kind, number, model, signature, deadline_s, arrays, told)
+        yield Record(kind, number, model, signature, deadline_s, arrays, told, priority)
         at += size
 
 

@@ -91,6 +91,7 @@ class Engine:
         reply: Reply,
         deadline_s: float | None,
         journey: Journey | None,
+        priority: int = 0,
     ) -> Asked:
         """Send a request for signature number ``place`` of ``model``; see :meth:`stfs.model.Model.submit`.
 
@@ -109,6 +110,7 @@ class Engine:
             signature=place,
             deadline_s=math.inf if deadline_s is None else deadline_s,
             told=None if journey is None else _asks(journey),
+            priority=priority,
         )
         self._asked[number] = asked
         return asked
@@ -218,12 +220,15 @@ class RemoteBatcher:
         reply: Reply,
         deadline_s: float | None = None,
         journey: Journey | None = None,
+        priority: int = 0,
     ) -> Asked:
         """As :meth:`stfs.batcher.batcher.Batcher.submit`; a queue that is full is told by the reply."""
         if deadline_s is not None and deadline_s <= (now_s := time.monotonic()):
             raise DeadlineExceeded(f"the deadline passed {now_s - deadline_s:.3f} s before {self.name} was asked")
         try:
-            return self._engine.ask(self._model, self._place, self._signature, inputs, reply, deadline_s, journey)
+            return self._engine.ask(
+                self._model, self._place, self._signature, inputs, reply, deadline_s, journey, priority
+            )
         except TypeError as error:
             raise ModelFailed(str(error)) from error
 
@@ -284,7 +289,12 @@ class RemoteBatcher:
                 reply(place, None, failure)
 
     async def infer(
-        self, inputs: Tensors, rows: int, deadline_s: float | None = None, journey: Journey | None = None
+        self,
+        inputs: Tensors,
+        rows: int,
+        deadline_s: float | None = None,
+        journey: Journey | None = None,
+        priority: int = 0,
     ) -> Tensors:
         """:meth:`submit`, and wait. Cancelling the task cancels the request."""
         future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
@@ -297,7 +307,7 @@ class RemoteBatcher:
             elif outputs is not None:
                 future.set_result(outputs)
 
-        asked = self.submit(inputs, rows, settle, deadline_s, journey)
+        asked = self.submit(inputs, rows, settle, deadline_s, journey, priority)
         try:
             return await future
         finally:
@@ -338,9 +348,7 @@ def remote_model(engine: Engine, message: Message) -> Model:
     name = f'model "{message["name"]}" version {message["version"]}'
     policy = BatchPolicy(max_batch_size=message["max_batch_size"], latency_slo_s=message["latency_slo_s"] or math.inf)
     batchers: dict[str, Any] = {
-        key: RemoteBatcher(
-            engine, name, message["number"], place, signature, policy, lanes=not message["shares_answers"]
-        )
+        key: RemoteBatcher(engine, name, message["number"], place, signature, policy, lanes=message["has_lanes"])
         for place, (key, signature) in enumerate(signatures.items())
     }
     return Model(

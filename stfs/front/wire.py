@@ -89,6 +89,7 @@ class Wire:
         signature: int = 0,
         deadline_s: float = math.inf,
         told: dict[str, Any] | None = None,
+        priority: int = 0,
         give: bool = False,
     ) -> int | None:
         """Send a record at the end of this turn; the number of the segment that its arrays lie in, if they do.
@@ -100,7 +101,7 @@ class Wire:
         if self._closed:
             return None
         ring = self._ring
-        said = {"model": model, "signature": signature, "deadline_s": deadline_s}
+        said = {"model": model, "signature": signature, "deadline_s": deadline_s, "priority": priority}
         if arrays and size_of(arrays) > INLINE_BYTES:
             return self._send_by_segment(kind, number, arrays, said, told, give=give)
         if not records.write(ring, kind, number, arrays, **said, told=told):  # type: ignore[arg-type]

@@ -21,6 +21,9 @@ from stfs.model_server.models import checked_name, checked_path, models
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 
+MAX_ENQUEUED_BYTES = 1 << 30
+"""Of inputs that wait for one model, whatever a file says of rows; a larger request waits alone."""
+
 DEFAULT_BATCH_ROWS = 1000
 DEFAULT_ENQUEUED_BATCHES = 10
 """TensorFlow's own, where batching is switched on and no file says otherwise (``basic_batch_scheduler.h``)."""
@@ -112,6 +115,7 @@ def batch_policy(parameters: Any) -> BatchPolicy:
         batch_timeout_s=_value(parameters, "batch_timeout_micros", 0) / 1e6,
         max_enqueued_rows=enqueued * rows,
         allowed_batch_sizes=tuple(parameters.allowed_batch_sizes),
+        max_enqueued_bytes=MAX_ENQUEUED_BYTES,
     )
 
 
@@ -176,10 +180,11 @@ def _batch(given: Given, warnings: list[str]) -> tuple[BatchPolicy, ShapeOptions
     if not given.on("enable_batching"):
         if path:
             raise ConfigError("--batching_parameters_file is set without setting --enable_batching to true.")
-        return BatchPolicy(), NO_SHAPES
+        return BatchPolicy(max_enqueued_bytes=MAX_ENQUEUED_BYTES), NO_SHAPES
     if not path:
         enqueued_rows = DEFAULT_ENQUEUED_BATCHES * DEFAULT_BATCH_ROWS
-        return BatchPolicy(DEFAULT_BATCH_ROWS, max_enqueued_rows=enqueued_rows), NO_SHAPES
+        batch = BatchPolicy(DEFAULT_BATCH_ROWS, max_enqueued_rows=enqueued_rows, max_enqueued_bytes=MAX_ENQUEUED_BYTES)
+        return batch, NO_SHAPES
     parameters = text_format.read(Path(path), "BatchingParameters")
     for name in _WITHOUT_MEANING:
         if parameters.HasField(name):

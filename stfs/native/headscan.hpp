@@ -19,7 +19,7 @@ struct Span {
 
 struct Head {
     bool is_post = false;
-    bool asks_more = false;  // a header is there that only the stock path heeds: a time limit, a Server-Timing, an origin
+    bool asks_more = false;  // a header is there that only the stock path heeds: a time limit, a priority, a Server-Timing, an origin
     Span path, content_type, authorization, accept_encoding, request_id, traceparent, inference_header;
     int64_t body_at = 0;
     int64_t total = 0;  // bytes of head and body
@@ -208,7 +208,10 @@ inline Verdict scan_head_within(const char* start, int64_t size, Head& head) {
                 if (h.called("content-location") && again(32)) return OTHER;
                 break;
             case 17: if (h.called("transfer-encoding")) return OTHER; break;
-            case 18: if (h.called("sec-websocket-key1")) return OTHER; break;
+            case 18:
+                if (h.called("sec-websocket-key1")) return OTHER;
+                if (h.called("x-request-priority")) head.asks_more = true;
+                break;
             case 20: if (h.called("x-request-timeout-ms")) head.asks_more = true; break;
             case 31:
                 if (h.called("inference-header-content-length") && !once(head.inference_header)) return OTHER;

@@ -43,8 +43,8 @@ class Wanted:
 class Request:
     """A decoded request. ``inputs`` have the signature's dtypes; their shapes are not yet checked against it.
 
-    ``wanted`` is empty for all outputs, each then ``binary`` or not. ``timeout_us`` is 0 where none was asked for;
-    ``id`` is ``None`` where none was sent.
+    ``wanted`` is empty for all outputs, each then ``binary`` or not. ``timeout_us`` and ``priority`` (1 is the highest
+    level) are 0 where none was asked for; ``id`` is ``None`` where none was sent.
     """
 
     signature: Signature
@@ -53,6 +53,7 @@ class Request:
     wanted: tuple[Wanted, ...] = ()
     binary: bool = False
     timeout_us: int = 0
+    priority: int = 0
 
     def told(self, names: Iterable[str]) -> Iterable[Wanted]:
         """How each of the outputs ``names`` is to be told: those that are wanted, or all where none is named."""
@@ -122,7 +123,7 @@ def decode(body: bytes | memoryview, resolve: Resolver, json_bytes: int | None =
         elif key == "id":
             request_id = read_text(reader, key)
         elif key == "parameters":
-            parameters = read_parameters(reader, ("binary_data_output", "timeout", "sequence_id"))
+            parameters = read_parameters(reader, ("binary_data_output", "timeout", "priority", "sequence_id"))
         else:
             reader.skip()
     reader.end()
@@ -132,8 +133,9 @@ def decode(body: bytes | memoryview, resolve: Resolver, json_bytes: int | None =
     if parameters.get("sequence_id") not in (None, 0, ""):
         raise errors.InvalidRequest('"sequence_id": models here keep no state between requests')
     timeout_us = read_integer(parameters, "timeout") or 0
+    priority = read_integer(parameters, "priority", 64) or 0
     binary = read_flag(parameters, "binary_data_output") or False
-    request = Request(signature, inputs, request_id, wanted or (), binary, timeout_us)
+    request = Request(signature, inputs, request_id, wanted or (), binary, timeout_us, priority)
     for spec in signature.outputs:
         if spec.dtype == _FP16:  # told before the model has run for nothing
             for one in request.told([spec.name]):

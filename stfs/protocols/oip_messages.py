@@ -151,10 +151,22 @@ _VERSION_POLICY: Table = {
     "all": Field(2, {}),
     "specific": Field(3, {"versions": Field(1, int, repeated=True)}),
 }
+_QUEUE_POLICY: Table = {
+    "timeout_action": Field(1, ("REJECT", "DELAY")),
+    "default_timeout_microseconds": Field(2, int),
+    "allow_timeout_override": Field(3, bool),
+    "max_queue_size": Field(4, int),
+}
 _DYNAMIC_BATCHING: Table = {
     "preferred_batch_size": Field(1, int, repeated=True),
     "max_queue_delay_microseconds": Field(2, int),
     "preserve_ordering": Field(3, bool),
+    "priority_levels": Field(4, int),
+    "default_priority_level": Field(5, int),
+    "default_queue_policy": Field(6, _QUEUE_POLICY),
+    "priority_queue_policy": Field(
+        7, {"key": Field(1, int), "value": Field(2, _QUEUE_POLICY)}, repeated=True, is_map=True
+    ),
 }
 MODEL_CONFIG: Table = {
     "config": Field(

@@ -64,13 +64,13 @@ def model_config(
     signature: Signature,
     version_policy: Mapping[str, Any],
     max_batch_size: int,
-    queue_delay_us: int,
+    dynamic_batching: Mapping[str, Any],
     instances: int = 1,
     gpus: Sequence[int] = (),
 ) -> dict[str, Any]:
     """``GET /v2/models/NAME/config``, ``ModelConfig``. Where rows stack, dims leave dimension 0 out, as in Triton.
 
-    ``max_batch_size`` is what the model runs with, ``queue_delay_us`` how long a row waits for company. ``instances``
+    ``max_batch_size`` is what the model runs with, ``dynamic_batching`` how rows wait for company. ``instances``
     are all that there are, dealt out to ``gpus`` in turn.
     """
     batched = signature.batchable
@@ -107,11 +107,7 @@ def model_config(
         "parameters": {},
     }
     if batched:
-        told["dynamic_batching"] = {
-            "preferred_batch_size": [],
-            "max_queue_delay_microseconds": queue_delay_us,
-            "preserve_ordering": False,
-        }
+        told["dynamic_batching"] = dict(dynamic_batching)
     return told
 
 

@@ -9,9 +9,10 @@ from stfs.errors import InvalidRequest
 
 
 def read_parameters(reader: Reader, known: Container[str]) -> dict[str, object]:
-    """The ``known`` members of the object at the cursor, if they are strings, numbers or booleans; ``null`` for none.
+    """The ``known`` members of the object at the cursor; ``null`` is as good as nothing.
 
-    Others are passed over: the protocol leaves parameters to the servers that know them.
+    Others are passed over: the protocol leaves parameters to the servers that know them. Raises
+    :class:`InvalidRequest` for a known one that is neither string, number nor boolean.
     """
     kind = reader.kind()
     if kind == "null":
@@ -22,19 +23,22 @@ def read_parameters(reader: Reader, known: Container[str]) -> dict[str, object]:
     found: dict[str, object] = {}
     reader.enter_object()
     while (key := reader.next_key()) is not None:
-        if key in known and reader.kind() in ("string", "number", "bool"):
+        kind = reader.kind()
+        if key not in known or kind == "null":
+            reader.skip()
+        elif kind in ("string", "number", "bool"):
             found[key] = reader.value()
         else:
-            reader.skip()
+            raise InvalidRequest(f'the parameter "{key}" must be a string, a number or a boolean, not {kind}')
     return found
 
 
-def read_integer(parameters: Mapping[str, object], key: str) -> int | None:
-    """A whole number from 0 to 2^63 - 1; ``None`` if it is not there. Raises :class:`InvalidRequest`."""
+def read_integer(parameters: Mapping[str, object], key: str, bits: int = 63) -> int | None:
+    """A whole number of so many bits, not negative; ``None`` if it is not there. Raises :class:`InvalidRequest`."""
     value = parameters.get(key)
     if value is None:
         return None
-    if type(value) is not int or not 0 <= value < 1 << 63:
+    if type(value) is not int or not 0 <= value < 1 << bits:
         raise InvalidRequest(f'the parameter "{key}" must be a whole number of 0 or more, not {str(value)[:40]!r}')
     return value
 

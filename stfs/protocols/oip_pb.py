@@ -107,6 +107,7 @@ def decode(message: Message, signature: Signature) -> Request:
         _read_outputs(message, signature),
         binary=True,
         timeout_us=read_integer(message.parameters, "timeout") or 0,
+        priority=read_integer(message.parameters, "priority", 64) or 0,
     )
 
 

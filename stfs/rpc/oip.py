@@ -74,6 +74,8 @@ async def answer(call: Call, message: oip_pb.Message, started_s: float, encode: 
     request = oip_pb.decode(message, signature)
     if request.timeout_us:
         lease.timeout_s = request.timeout_us / 1e6
+    if not call.says_priority:
+        lease.priority = request.priority
     lease.decode_s = time.monotonic() - started_s
     deadline_s = sooner(call.deadline_s, lease, started_s)
     outputs = await infer(lease, signature, request.inputs, deadline_s, call.journey)

@@ -122,6 +122,7 @@ async def _answer(context: Context, body: bytes, call: Call) -> _Answer:
     try:
         with counted_call(call, DIALECT, STREAM):
             check_size(context, body)
+            call.heed()
             message = oip_pb.scan(body)
             return _Answer(await answer(call, message, started_s, oip_pb.encode_streamed), call)
     except RequestError as error:

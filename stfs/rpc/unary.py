@@ -17,9 +17,11 @@ from typing import Any, NoReturn
 import grpc
 
 from stfs.carry import (
+    ASKS_PRIORITY,
     ASKS_TIMING,
     REQUEST_ID,
     Journey,
+    asked_priority,
     called,
     counted,
     deadline,
@@ -66,6 +68,15 @@ class Call:
     metadata: Metadata
     request_id: str | None
     trace: Trace | None
+
+    @property
+    def says_priority(self) -> bool:
+        """Whether the metadata asks for a level, which then beats what the message says."""
+        return ASKS_PRIORITY.lower() in self.metadata
+
+    def heed(self) -> None:
+        """Take the level of priority that the metadata asks for. Raises :class:`stfs.errors.InvalidRequest`."""
+        self.lease.priority = asked_priority(self.metadata.get(ASKS_PRIORITY.lower()))
 
     def trailing(self) -> tuple[tuple[str, str], ...]:
         """What the answer's trailing metadata tells: who answered, the client's own marks, times if it asked."""
@@ -138,6 +149,7 @@ def unary(context: Context, dialect: Dialect, work: Work, inference: str | None 
         try:
             with counted_call(call, dialect, inference):
                 check_size(context, body)
+                call.heed()
                 answer = await work(call, body)
         except RequestError as error:
             await refuse(rpc, dialect, call, error)

@@ -217,7 +217,7 @@ class HotHandler(RequestHandler):
                 self._logged.carried.count(signature, inputs)
             if lease.timeout_s is not None:
                 deadline_s = sooner(deadline_s, lease, self._started_s)
-            self._ticket = model.submit(signature, inputs, self._reply, deadline_s)
+            self._ticket = model.submit(signature, inputs, self._reply, deadline_s, lease.priority)
             self._request_in_progress = True
         except errors.RequestError as error:
             self._answer(None, error)

@@ -226,7 +226,7 @@ class LargeRequest(asyncio.BufferedProtocol):
                 handler._logged.carried.count(signature, inputs)
             timeout_s = handler._hot.timeout_s
             deadline_s = sooner(handler._started_s + timeout_s if timeout_s else None, lease, handler._started_s)
-            handler._ticket = model.submit(signature, inputs, handler._reply, deadline_s)
+            handler._ticket = model.submit(signature, inputs, handler._reply, deadline_s, lease.priority)
         except errors.RequestError as error:
             handler._answer(None, error)
         except Exception as error:

@@ -13,8 +13,10 @@ from aiohttp import web
 
 from stfs import errors
 from stfs.carry import (
+    ASKS_PRIORITY,
     ASKS_TIMING,
     Journey,
+    asked_priority,
     counted,
     deadline,
     echoed,
@@ -118,6 +120,8 @@ async def answer(
             else:
                 signature, inputs, encode = dialect.decode(body, lease)
             lease.decode_s = time.monotonic() - decoding_s
+            if (asked := request.headers.get(ASKS_PRIORITY)) is not None:  # it beats what the body says
+                lease.priority = asked_priority(asked)
             if carried is not None:
                 carried.count(signature, inputs)
             deadline_s = sooner(deadline_s, lease, started_s)
@@ -231,5 +235,9 @@ def _asked_timeout_ms(request: web.Request) -> int | None:
     if asked is None:
         return None
     if not (asked.isascii() and asked.isdigit() and 0 < len(asked) <= 12):
-        raise errors.InvalidRequest(f"X-Request-Timeout-Ms must be a whole number of milliseconds, not {asked!r}")
-    return int(asked)
+        raise errors.InvalidRequest(
+            f"X-Request-Timeout-Ms must be a whole number of milliseconds, 1 or more, not {asked[:40]!r}"
+        )
+    if (asked_ms := int(asked)) == 0:
+        raise errors.DeadlineExceeded("X-Request-Timeout-Ms is 0, so the time for an answer is up")
+    return asked_ms

@@ -100,6 +100,12 @@ class _Collector:
             {key: sum_.seconds for key, sum_ in waits.items()},
         )
         yield _counter("stfs_stuck_runs", "Runs that were given up after run_timeout_s", _MODEL, snapshot.stuck_runs)
+        yield _counter(
+            "stfs_refused",
+            "Requests that were refused for want of room or time, by the reason",
+            [*_MODEL, "reason"],
+            snapshot.refused,
+        )
         yield _histogram(
             "stfs_queue_duration_seconds",
             "Wait of each batch's oldest request until the batch left",

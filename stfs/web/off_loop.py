@@ -93,6 +93,15 @@ class AwayLease(Lease):
     def timeout_s(self, value: float | None) -> None:
         self._lease.timeout_s = value
 
+    @property
+    def priority(self) -> int:
+        """As the lease's own."""
+        return self._lease.priority
+
+    @priority.setter
+    def priority(self, value: int) -> None:
+        self._lease.priority = value
+
 
 class OffLoop:
     """The threads for large bodies and answers, as many as there are cores: no more of them are worked on at once.

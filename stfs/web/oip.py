@@ -48,6 +48,7 @@ def dialect(length: bytes | None) -> Dialect | None:
         name, version = served.name, served.version
         if asked.timeout_us:
             lease.timeout_s = asked.timeout_us / 1e6
+        lease.priority = asked.priority
 
         def encode(outputs: Tensors) -> bytes | Payload:
             return oip.encode(asked, outputs, name, version)

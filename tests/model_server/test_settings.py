@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 
 from stfs.batcher.policy import BatchPolicy
@@ -8,6 +10,9 @@ from stfs.model_server.flags import parse
 from stfs.model_server.settings import MAX_MESSAGE_BYTES, METRICS_PATH, read
 
 ONE = ("--model_base_path=/models/m",)
+
+
+policy = partial(BatchPolicy, max_enqueued_bytes=1 << 30)
 
 
 def server(*argv):
@@ -31,7 +36,7 @@ def test_what_nothing_said_amounts_to():
     config = server()
     (model,) = config.models
     assert (model.name, str(model.base_path), model.platform) == ("default", "/models/m", None)
-    assert (model.batch, model.threads, model.warmup_iterations) == (BatchPolicy(), 0, 1)
+    assert (model.batch, model.threads, model.warmup_iterations) == (policy(), 0, 1)
     assert (model.session_config, model.saved_model_tags) == ({}, ())
     assert (config.grpc_port, config.http, config.host) == (8500, False, "0.0.0.0")
     assert (config.dialect, config.enable_cors, config.metrics_path) == ("tfserving", False, "")
@@ -104,9 +109,9 @@ def test_refused(argv, problem):
 
 
 def test_batching(write):
-    assert common("--enable_batching").batch == BatchPolicy(1000, max_enqueued_rows=10_000)
+    assert common("--enable_batching").batch == policy(1000, max_enqueued_rows=10_000)
     file = write("max_batch_size { value: 32 } batch_timeout_micros { value: 2500 } max_enqueued_batches { value: 4 }")
-    assert common("--enable_batching", f"--batching_parameters_file={file}").batch == BatchPolicy(
+    assert common("--enable_batching", f"--batching_parameters_file={file}").batch == policy(
         32, batch_timeout_s=0.0025, max_enqueued_rows=128
     )
     file = write("max_batch_size { value: 8 } allowed_batch_sizes: 2 allowed_batch_sizes: 8")
@@ -118,9 +123,7 @@ def test_batching_with_splitting(write):
         "max_batch_size { value: 64 } enable_large_batch_splitting { value: true } "
         "max_execution_batch_size { value: 16 } max_enqueued_batches { value: 2 }"
     )
-    assert common("--enable_batching", f"--batching_parameters_file={file}").batch == BatchPolicy(
-        16, max_enqueued_rows=128
-    )
+    assert common("--enable_batching", f"--batching_parameters_file={file}").batch == policy(16, max_enqueued_rows=128)
 
 
 def test_batching_parameters_that_cannot_be(write):

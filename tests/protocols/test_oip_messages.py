@@ -65,6 +65,21 @@ def test_tables_have_the_numbers_and_types_of_the_public_files(name, table):
     compare(table, getattr(service, name).DESCRIPTOR, whole=True)
 
 
+PATIENCE = {
+    "timeout_action": "DELAY",
+    "default_timeout_microseconds": 2500,
+    "allow_timeout_override": True,
+    "max_queue_size": 7,
+}
+BATCHING = {
+    "preferred_batch_size": [4, 300],
+    "max_queue_delay_microseconds": 2500,
+    "preserve_ordering": False,
+    "priority_levels": 3,
+    "default_priority_level": 2,
+    "default_queue_policy": {**PATIENCE, "timeout_action": "REJECT"},
+    "priority_queue_policy": {"1": PATIENCE, "3": PATIENCE},
+}
 SIGNATURE = Signature(
     "serving_default",
     (
@@ -100,7 +115,7 @@ def statistics():
                 "ModelConfigResponse",
                 messages.MODEL_CONFIG,
                 {
-                    "config": oip_metadata.model_config("m", "onnx", SIGNATURE, policy, 300, 2500)
+                    "config": oip_metadata.model_config("m", "onnx", SIGNATURE, policy, 300, BATCHING)
                     | {"response_cache": {"enable": True}}
                 },
             )
