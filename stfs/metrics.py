@@ -20,6 +20,9 @@ STEP_SECONDS = (0.00001, 0.000025, 0.00005, *SECONDS[:-1], 5.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the batch-size buckets, in rows."""
 
+REFUSALS = ("full", "bytes", "late", "displaced")
+"""Why a request may be refused for want of room or time. All are told from the start, so that rates are right."""
+
 RETIRED = "retired"
 """Stands for all versions of a model that are no longer served."""
 
@@ -369,7 +372,7 @@ class Metrics:
             entry.cache[what] = entry.cache.get(what, 0) + count
 
     def record_refused(self, model: str, version: str, reason: str) -> None:
-        """A request was refused for want of room or time: ``full``, ``bytes``, ``late`` or ``displaced``."""
+        """A request was refused for want of room or time: ``reason`` is one of :data:`REFUSALS`."""
         refused = self._model(model, version).refused
         refused[reason] = refused.get(reason, 0) + 1
 
@@ -413,7 +416,9 @@ class Metrics:
             failed_batches={k: m.failed_batches for k, m in models.items()},
             slot_waits={k: m.slot_waits.snapshot() for k, m in models.items()},
             stuck_runs={k: m.stuck_runs for k, m in models.items()},
-            refused={(*k, reason): n for k, m in models.items() for reason, n in m.refused.items()},
+            refused={
+                (*k, reason): m.refused.get(reason, 0) for k, m in models.items() if k[0] != "-" for reason in REFUSALS
+            },
             queue_seconds={k: m.queue_seconds.snapshot() for k, m in models.items()},
             run_seconds={k: m.run_seconds.snapshot() for k, m in models.items()},
             decode_seconds={k: m.decode_seconds.snapshot() for k, m in models.items()},

@@ -15,7 +15,7 @@ from simple_models import write_linear
 from stfs import errors
 from stfs.carry import snake_case
 from stfs.history import REASONS
-from stfs.metrics import ROWS, SECONDS, STEP_SECONDS
+from stfs.metrics import REFUSALS, ROWS, SECONDS, STEP_SECONDS
 from stfs.platforms import user_arrays
 from stfs.protocols import tfserving_pb
 
@@ -239,6 +239,10 @@ def test_every_outcome_is_documented():
 
 def test_every_reason_is_documented():
     assert {quoted(row[0])[0] for row in rows("reason")} == set(REASONS) - {"other"}
+
+
+def test_every_refusal_is_documented():
+    assert tuple(quoted(row[0])[0] for row in rows("refusal")) == REFUSALS
 
 
 def test_the_queries_of_the_documentation_are_queries(tmp_path):
