@@ -180,7 +180,7 @@ def test_what_an_override_changes():
 def test_an_instance_group_is_instances(groups, instances, gpus, device):
     got = overridden(M, json.dumps({"instance_group": groups}))
     assert got == replace(M, instances=instances, gpus=gpus, device=device)
-    config = (got.name, "onnx", SIGNATURE, {}, 8, 0, got.instances, got.gpus)
+    config = (got.name, "onnx", SIGNATURE, {}, 8, {}, got.instances, got.gpus)
     told = model_config(*config)["instance_group"]
     assert overridden(M, json.dumps({"instance_group": told})) == replace(got, device="cuda" if gpus else "auto")
 
