@@ -124,6 +124,21 @@ def test_the_seeds_config_file_is_read(tmp_path):
     assert model.platform == "tensorflow"
 
 
+def test_instances_and_their_places(tmp_path):
+    (model,) = configure("--instances=2", "--cpus=0-1;3", "--gpus=1,0", "--run_timeout_s=1.5", "--device=cuda:1").models
+    assert (model.instances, model.cpus, model.gpus, model.run_timeout_s) == (2, ((0, 1), (3,)), (1, 0), 1.5)
+    assert model.device == "cuda:1"
+    entry = {"name": "a", "base_path": "/a", "instances": 3, "cpus": ["0,2", "1", "4-5"], "gpus": [0, 2]}
+    file = tmp_path / "models.json"
+    file.write_text(json.dumps({"run_timeout_s": 2, "model_config_list": [entry]}))
+    (model,) = configure(f"--model_config_file={file}").models
+    assert (model.instances, model.cpus, model.gpus) == (3, ((0, 2), (1,), (4, 5)), (0, 2))
+    assert model.run_timeout_s == 2
+    for wrong in ("--instances=0", "--cpus=3-1", "--gpus=cuda", "--run_timeout_s=-1", "--device=cuda:", "--device=gpu"):
+        with pytest.raises(ConfigError, match=wrong.split("=")[0]):
+            configure(wrong)
+
+
 def test_the_path_may_stand_alone_after_serve():
     assert configure("m.onnx", positional=True).models[0].base_path == Path("m.onnx")
 
