@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
     began = datetime.now(UTC)
     with Progress("sending", 1.0) as progress:
         result = load.send(plan, lambda share, so_far: progress.at(share, f"{so_far.succeeded:,} answers"))
-    summary = summarize(plan, result, given, dialect, began.isoformat(timespec="seconds"))
+    summary = summarize(plan, result, given, target.model, dialect, began.isoformat(timespec="seconds"))
     if given.report is not None:
         try:
             given.report.write_text(bench_report.render(summary, result), encoding="utf-8")
@@ -153,12 +153,13 @@ def _gaps(rate: float, arrivals: str, seed: int) -> Iterator[float]:
 
 
 def summarize(
-    plan: load.Plan, result: load.Result, given: argparse.Namespace, dialect: str, began: str
+    plan: load.Plan, result: load.Result, given: argparse.Namespace, model: str, dialect: str, began: str
 ) -> dict[str, Any]:
     """What there is to tell, as JSON values; times are in milliseconds where the name says so."""
     answers_per_s = result.succeeded / result.measured_s if result.measured_s else 0.0
     return {
         "url": plan.server.url + plan.path.removeprefix(plan.server.prefix),
+        "model": model,
         "began": began,
         "dialect": dialect,
         "loop": "closed" if plan.gaps_s is None else "open",
@@ -220,7 +221,8 @@ def _print(summary: Mapping[str, Any], out: TextIO) -> None:
         else f"open loop, {summary['rate']:g} requests/s ({summary['arrivals']})"
     )
     out.write(
-        f"{summary['url']}: {loop}, {summary['connections']} connections, {summary['measured_s']:.1f} s\n\n"
+        f"{summary['model']} at {summary['url']}: {loop}, {summary['connections']} connections, "
+        f"{summary['measured_s']:.1f} s\n\n"
         f"answers/s   {summary['answers_per_s']:,.1f}\n"
         f"answered    {summary['succeeded']:,} of {summary['sent']:,}\n"
     )

@@ -52,7 +52,8 @@ def render(summary: Mapping[str, Any], result: Result) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>stfs bench</title>'
-        f"<style>{STYLE}</style><main><h1>{html.escape(summary['url'])}</h1>"
+        f"<style>{STYLE}</style><main><h1>{html.escape(summary['model'])}</h1>"
+        f'<p class="soft">{html.escape(summary["url"])}</p>'
         f'<p class="soft">{html.escape(_how(summary))}</p>{warnings}'
         f'<div class="figures">{_figures(summary)}</div>'
         f'<div class="charts">{cards}<section><h2>Figures</h2>{_table(summary)}</section></div>'

@@ -119,7 +119,7 @@ def page_of(result, *, is_open):
     gaps = itertools.repeat(0.1) if is_open else None
     plan = Plan(Server("127.0.0.1", 1), "/<b>", [b"{}"], 1, 0.0, 2.0, gaps, 1.0)
     given = argparse.Namespace(rate=10.0 if is_open else None, arrivals="constant")
-    summary = bench.summarize(plan, result, given, "stfs", "today")
+    summary = bench.summarize(plan, result, given, "linear", "stfs", "today")
     return summary, bench_report.render(summary, result)
 
 

@@ -10,6 +10,17 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 
 const AXIS_FONT = "11px system-ui, sans-serif";
 
+// Does the work once with the next frame, however often it is asked for until then: a page that was held up hears many
+// ticks at once.
+export function onceAFrame(work) {
+  let due = false;
+  return () => {
+    if (due) return;
+    due = true;
+    requestAnimationFrame(() => { due = false; work(); });
+  };
+}
+
 // Points that have no neighbour would be invisible in a line.
 function alone(values) {
   const found = [];

@@ -176,7 +176,7 @@ function showClasses(answer) {
   const list = byId("images-classes"), least = Math.min(...best.row, 0);
   const sum = best.row.reduce((a, b) => a + b, 0), shares = least >= 0 && Math.abs(sum - 1) < 0.01;
   drawBars(list, top.map(({ index, value }) => ({ words: "class " + index, value: value - least, told: shares ? count(value * 100) + " %" : count(value) })));
-  list.setAttribute("aria-label", "Highest values of " + best.name);
+  setText(byId("images-classes-words"), "Highest values of " + best.name);
   list.hidden = false;
 }
 

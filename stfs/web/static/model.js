@@ -1,6 +1,6 @@
 // The page of one model: its numbers and charts, its versions, and what may be done with them.
 
-import { drawBars, LineChart, rangeSwitch } from "./charts.js";
+import { drawBars, LineChart, onceAFrame, rangeSwitch } from "./charts.js";
 import "./forms.js";
 import { badgeTone, byId, element, errorOf, origin, page, setText } from "./dom.js";
 import { count, duration, seconds, share } from "./format.js";
@@ -51,10 +51,10 @@ function drawSums() {
   )));
 }
 
-function draw() {
+const draw = onceAFrame(() => {
   charts.forEach((chart) => chart.update(store, range));
   drawSums();
-}
+});
 
 rangeSwitch((chosen) => { range = chosen; draw(); });
 byId("bars-reasons").querySelector(".bars").classList.add("wide");

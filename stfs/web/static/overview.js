@@ -1,6 +1,6 @@
 // The overview page.
 
-import { LineChart, rangeSwitch } from "./charts.js";
+import { LineChart, onceAFrame, rangeSwitch } from "./charts.js";
 import { badgeTone, byId, element, modelAddress, setText } from "./dom.js";
 import { count, seconds, share } from "./format.js";
 import { follow, Store } from "./live.js";
@@ -18,7 +18,7 @@ const charts = [
   new LineChart("cpu", { format: (used) => share(used == null ? null : used / cores), least: 0.1, series: [{ column: "cpu", words: "of all cores", colour: "s4", fill: true }] }),
 ];
 
-const draw = () => charts.forEach((chart) => chart.update(store, range));
+const draw = onceAFrame(() => charts.forEach((chart) => chart.update(store, range)));
 
 rangeSwitch((chosen) => { range = chosen; draw(); });
 
