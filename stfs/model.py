@@ -68,6 +68,7 @@ class Model:
         self.path = path
         self.platform = servable.platform
         self.runtime = servable.runtime
+        self.on_gpu = servable.on_gpu
         self.signatures = signatures
         self.default_signature = servable.default_signature
         self._servable = servable
@@ -314,8 +315,7 @@ class ModelLoader:
     def _share_of(self, servable: Servable, config: ModelConfig) -> Share | None:
         if self._slots is None:
             return None
-        on_gpu = config.device.startswith("cuda") or "cuda" in servable.runtime.lower()
-        return self._slots.join("cuda" if on_gpu else "cpu", config.name, config.share_weight)
+        return self._slots.join("cuda" if servable.on_gpu else "cpu", config.name, config.share_weight)
 
     def _observer(self, name: str, version: int) -> Callable[[BatchRecord], None]:
         text = str(version)

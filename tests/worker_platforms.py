@@ -116,6 +116,7 @@ class Unruly(Servable):
             outputs = outputs[:1]
         name = said.get("signature", "serving_default")
         self.heap = options.jvm_heap_bytes
+        self.on_gpu = bool(said.get("on_gpu"))
         self.signatures = {name: Signature(name, inputs, outputs, can_batch(inputs, outputs))}
 
     def run(self, signature_name, inputs):

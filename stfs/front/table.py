@@ -115,7 +115,7 @@ def _replicates(engine: str, model: Model, config: ModelConfig) -> bool:
         engine,
         in_process=model.worker is None and not model.has_instances,
         caches=model.shares_answers,
-        device=config.device,
+        device="cuda" if model.on_gpu else config.device,
         file_bytes=_bytes_at(model.path) if engine == "auto" else 0,
         run_s=[one.cost.of(1) for one in model.calibrations.values() if one.cost is not None],
     )

@@ -136,6 +136,7 @@ class Instances(Servable):
         self.platform = first.platform
         self.runtime = f"{first.runtime}, {len(members)} instances"
         self.signatures = first.signatures
+        self.on_gpu = any(member.on_gpu for member in members)
         self.concurrent = all(member.concurrent for member in members)
         self.ends_runs = all(member.ends_runs for member in members)
         self._members = tuple(members)

@@ -96,6 +96,7 @@ class ProcessedServable(Servable):
         if self._before is None and self._after is None:
             raise LoadFailed(f"{code.file}: has neither preprocess(inputs) nor postprocess(outputs)")
         self.signatures = _signatures(servable, code)
+        self.on_gpu = servable.on_gpu
         self.concurrent = servable.concurrent  # but for the functions, which wait for each other
 
     def run(self, signature_name: str, inputs: Mapping[str, Array]) -> Tensors:

@@ -122,7 +122,7 @@ def _program(torch: Any, file: Path, device: str) -> Any:
     with _torch_says() as said:
         try:
             program = torch.export.load(str(file))
-            if device == "cuda":
+            if device != "cpu":
                 from torch.export.passes import move_to_device_pass
 
                 program = move_to_device_pass(program, device)

@@ -76,6 +76,7 @@ class WorkerServable(Servable):
         self.runtime = f"{loaded.runtime}, in a worker process"
         self.signatures = loaded.signatures
         self.concurrent = loaded.concurrent
+        self.on_gpu = loaded.on_gpu
 
     @property
     def default_signature(self) -> str:

@@ -121,6 +121,7 @@ class Worker:
             "platform": servable.platform,
             "runtime": servable.runtime,
             "concurrent": servable.concurrent,
+            "on_gpu": servable.on_gpu,
         }
 
     def _run(self, message: Message, segment: Segment) -> Message:

@@ -52,6 +52,7 @@ class Loaded:
     default: str
     signatures: Mapping[str, Signature]
     concurrent: bool
+    on_gpu: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -371,7 +372,8 @@ class Worker:
 
 def _decode(answer: Message) -> Loaded:
     signatures = {key: decode_signature(signature) for key, signature in answer["signatures"].items()}
-    return Loaded(answer["platform"], answer["runtime"], answer["default"], signatures, bool(answer["concurrent"]))
+    told = bool(answer["concurrent"]), bool(answer["on_gpu"])
+    return Loaded(answer["platform"], answer["runtime"], answer["default"], signatures, *told)
 
 
 def _fail_first(models: Iterable[Hosted], problem: str) -> None:

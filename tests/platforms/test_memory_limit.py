@@ -119,3 +119,16 @@ def test_only_where_there_is_a_gpu_may_one_be_used(tmp_path, monkeypatch):
 
 def test_sizes_are_told_in_mebibytes():
     assert told(300 * MIB) == "300 MiB"
+
+
+@pytest.mark.slow
+def test_the_server_is_told_of_a_model_on_a_gpu(tmp_path):
+    """Where the model lies is the child's to say, functions around it or not; here it claims to lie on a GPU."""
+    (tmp_path / "m.unruly").write_text('{"on_gpu": true}')
+    (tmp_path / "around.py").write_text("def preprocess(inputs):\n    return inputs\n")
+    for hosting in (Hosting("process"), Hosting("process", processing_file=tmp_path / "around.py")):
+        servable = open_servable(UnrulyPlatform(), tmp_path / "m.unruly", LoadOptions(), hosting)
+        try:
+            assert servable.on_gpu
+        finally:
+            servable.close()
