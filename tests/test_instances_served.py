@@ -83,7 +83,7 @@ def test_a_process_that_dies_takes_only_its_own_batch_along(tmp_path):
             at = clients.answered
             until(lambda: clients.answered > at + 12, "answers with it again")
         failed = [body for status, body in clients.told if status != 200]
-        assert len(failed) <= 5, "what one batch held while the other instance had one too"
+        assert len(failed) <= 6, "each client had one request in that batch at most"
         assert all("died of SIGKILL" in body and "while this request ran" in body for body in failed), failed
         after = workers(server)
         assert after[1]["pid"] == before[1]["pid"]
