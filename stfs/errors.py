@@ -24,6 +24,7 @@ Each wire dialect maps these types to its own statuses in one table (see ``stfs.
         │   └── SignatureNotFound
         ├── Unavailable         not now: loading, unloading, shutting down
         │   ├── Overloaded      the queue is full; carries when to try again
+        │   │   └── ShareExceeded   one client has more than its share of it
         │   └── OutOfMemory     a run did not fit into the memory that the model has
         ├── DeadlineExceeded
         │   └── RunTimedOut
@@ -162,6 +163,10 @@ class Overloaded(Unavailable):
 
 class OutOfMemory(Unavailable):
     """A run did not fit into the memory that there is, of the machine or of its GPU; a smaller one may."""
+
+
+class ShareExceeded(Overloaded):
+    """The client has more than its share of the queue; ``retry_after_s`` estimates when it has less."""
 
 
 class DeadlineExceeded(RequestError):

@@ -34,6 +34,7 @@ from stfs.batcher.admission import (
     size_of,
 )
 from stfs.batcher.batch import batch_key
+from stfs.batcher.clients import ClientQueue
 from stfs.batcher.deadlines import Deadlines
 from stfs.batcher.fits import Fits
 from stfs.batcher.fitting import limited
@@ -47,7 +48,7 @@ from stfs.batcher.runner import Batch, BatchRecord, Outcome, Outcomes, Run, Runn
 from stfs.batcher.shapes import Padding
 from stfs.batcher.slots import Share
 from stfs.batcher.thread import Job
-from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, RunTimedOut, Unavailable
+from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, RunTimedOut, ShareExceeded, Unavailable
 from stfs.signature import Tensors
 
 if TYPE_CHECKING:
@@ -84,10 +85,9 @@ class Batcher:
     block. ``start`` runs a job off the loop, in the place of the threads. A test may give its own; it is not stopped.
     ``cost`` is what runs take, as measured when the model was loaded, if it was. ``row_bytes`` is what a row's inputs
     hold, if that is the same for all; if not, each request's bytes are counted where they are bounded. ``on_refused``
-    is told of each request that was refused for want of room or time, and why: ``full``, ``bytes``, ``late`` or
-    ``displaced``; as ``observer``. ``share`` is its part in run slots that models have in common; it is left when the
-    batcher is closed. ``padding`` lets requests of unlike length share a
-    batch.
+    is told of each request that was refused for want of room or time, and why: ``full``, ``bytes``, ``late``,
+    ``displaced`` or ``share``; as ``observer``. ``share`` is its part in run slots that models have in common; it is
+    left when the batcher is closed. ``padding`` lets requests of unlike length share a batch.
     """
 
     def __init__(
@@ -128,7 +128,8 @@ class Batcher:
                 self._row_bytes = row_bytes
         counts_bytes = policy.max_enqueued_bytes and not row_bytes
         needs_levels = policy.has_levels or policy.bounds_levels or counts_bytes or policy.latency_slo_s < math.inf
-        self._levels = LevelQueue() if needs_levels else None
+        self._clients = ClientQueue() if policy.shares_clients else None
+        self._levels = self._clients if self._clients is not None else LevelQueue() if needs_levels else None
         self.name = name
         self.policy = policy
         self._merge = merge
@@ -209,6 +210,7 @@ class Batcher:
         deadline_s: float | None = None,
         journey: Journey | None = None,
         priority: int = 0,
+        client: Hashable = None,
     ) -> Entry:
         """Queue one request; ``reply`` is called once, on the event-loop thread and never from inside this call.
 
@@ -216,6 +218,7 @@ class Batcher:
         ``rows``: more than ``max_batch_size`` are run in pieces and joined again; a request of 0 rows runs by itself,
         and what the model makes of it is its answer. ``deadline_s``: a moment of the batcher's clock. ``journey`` is
         filled in before the reply. ``priority``: the level that it asks for, see :func:`admission.level_of`.
+        ``client``: who asks, where clients share the queue.
 
         ``reply(outputs, None)``: arrays ``[rows, ...]``. They are views of the rows of this request alone in arrays
         that several requests share: they are the receiver's, who copies what is kept for long, since a view keeps
@@ -242,6 +245,8 @@ class Batcher:
             if not rows:
                 key = object()  # its own lane: no rows are no company
         queue, policy, levels = self.queue, self.policy, self._levels
+        if self._clients is not None:
+            self._look_at_share(self._clients, client, now_s)
         came_back = False
         most = policy.max_enqueued_rows
         if self._promises is not None:
@@ -256,13 +261,13 @@ class Batcher:
         if rows <= policy.max_batch_size:
             entry = Entry(inputs, rows, key, reply, now_s, wanted_s, journey)
             if levels is not None:
-                self._enter(levels, (entry,), inputs, priority, came_back, now_s)
+                self._enter(levels, (entry,), inputs, priority, came_back, client, now_s)
             queue.append(entry)
         else:
             entry = LargeEntry(inputs, rows, key, reply, now_s, wanted_s, journey)
             pieces = entry.cut(policy.max_batch_size)
             if levels is not None:
-                self._enter(levels, pieces, inputs, priority, came_back, now_s)
+                self._enter(levels, pieces, inputs, priority, came_back, client, now_s)
             for piece in pieces:
                 queue.append(piece)
         if deadline_s is not None and self._deadlines.add(entry, deadline_s):
@@ -308,6 +313,7 @@ class Batcher:
         deadline_s: float | None = None,
         journey: Journey | None = None,
         priority: int = 0,
+        client: Hashable = None,
     ) -> Tensors:
         """:meth:`submit`, and wait: returns the answer or raises the error. Cancelling the task cancels the request."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
@@ -316,7 +322,7 @@ class Batcher:
             if not future.done():
                 future.set_result((outputs, error))
 
-        entry = self.submit(inputs, rows, reply, deadline_s, journey, priority)
+        entry = self.submit(inputs, rows, reply, deadline_s, journey, priority, client)
         try:
             outputs, error = await future
         finally:
@@ -335,13 +341,29 @@ class Batcher:
         held = f"{queued} rows queued of {self.policy.max_enqueued_rows} allowed"
         return self._refusal("full", f"has {held}, no room for {rows} more", inputs, rows, now_s)
 
-    def _refusal(self, reason: str, problem: str, inputs: Tensors, rows: int, now_s: float) -> Overloaded:
-        """What to tell a request that is refused, which is counted, and when it had better come back."""
+    def _look_at_share(self, clients: ClientQueue, client: Hashable, now_s: float) -> None:
+        """Raise :class:`ShareExceeded` for a client that has more than its share of a queue that is filling up."""
+        excess = clients.excess(client, self.policy.max_enqueued_rows)
+        if excess is not None:
+            held, others = excess
+            self._count_refusal("share")
+            running_s = now_s - self._busy_since_s if self.in_flight_batches else 0.0
+            raise ShareExceeded(
+                f"{self.name} has {clients.rows} rows queued, {held} of them this client's: more than its own share "
+                f"beside {others} other{'s'[: others > 1]} (client_share)",
+                self._drain.retry_after_s(held, running_s),
+            )
+
+    def _count_refusal(self, reason: str) -> None:
         if self._on_refused is not None:
             try:
                 self._on_refused(reason)
             except Exception:
                 log.exception("%s: the observer of refusals raised", self.name)
+
+    def _refusal(self, reason: str, problem: str, inputs: Tensors, rows: int, now_s: float) -> Overloaded:
+        """What to tell a request that is refused, which is counted, and when it had better come back."""
+        self._count_refusal(reason)
         running_s = now_s - self._busy_since_s if self.in_flight_batches else 0.0
         retry_s = self._drain.retry_after_s(self.queue.rows, running_s)
         rate = self._drain.rate
@@ -388,6 +410,7 @@ class Batcher:
         inputs: Tensors,
         priority: int,
         came_back: bool,
+        client: Hashable,
         now_s: float,
     ) -> None:
         """Find the pieces of a request their place, and make room for them; they are queued by the caller."""
@@ -396,6 +419,7 @@ class Batcher:
         rank = rank_of(level, PROMISED if came_back else USUAL)
         for piece in pieces:
             piece.rank = rank
+            piece.client = client
             piece.size_bytes = size_of(piece.inputs)
         rows, size_bytes = sum([piece.rows or 1 for piece in pieces]), sum([piece.size_bytes for piece in pieces])
         room = make_room(policy, levels, Newcomer(level, rows, len(pieces), size_bytes, came_back))

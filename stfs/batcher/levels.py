@@ -88,9 +88,13 @@ class LevelQueue(Queue):
         """Let ``entry`` wait in its rank. The caller has asked :mod:`stfs.batcher.admission` whether it may."""
         rank = self._by_number.get(entry.rank)
         if rank is None:
-            rank = self._by_number[entry.rank] = Rank(self)
+            rank = self._by_number[entry.rank] = self.make_rank()
             insort(self._numbers, entry.rank)
         rank.append(entry)
+
+    def make_rank(self) -> Rank:
+        """What holds the entries of one rank."""
+        return Rank(self)
 
     def oldest(self) -> Entry | None:
         """The entry whose turn it is: of the lowest rank that holds any, the one that has waited longest."""

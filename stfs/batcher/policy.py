@@ -62,6 +62,7 @@ class BatchPolicy:
     default_priority_level: int = 0
     queue: QueuePolicy = UNBOUNDED
     level_queues: tuple[tuple[int, QueuePolicy], ...] = ()
+    shares_clients: bool = False
 
     def __post_init__(self) -> None:
         _check_rows("max_batch_size", self.max_batch_size)

@@ -66,7 +66,19 @@ class Entry:
     batcher's clock.
     """
 
-    __slots__ = ("arrived_s", "deadline_s", "inputs", "journey", "key", "queue", "rank", "reply", "rows", "size_bytes")
+    __slots__ = (
+        "arrived_s",
+        "client",
+        "deadline_s",
+        "inputs",
+        "journey",
+        "key",
+        "queue",
+        "rank",
+        "reply",
+        "rows",
+        "size_bytes",
+    )
 
     requests = 1
     """How many requests it is made of; only a lane's group is of more."""
@@ -75,6 +87,8 @@ class Entry:
     """Its place among the ranks of a :class:`stfs.batcher.levels.LevelQueue`, the only one to set and read it."""
     size_bytes: int
     """What its inputs hold, set where bytes are counted."""
+    client: Hashable
+    """Who asks, set where clients share a queue (:class:`stfs.batcher.clients.ClientQueue`)."""
 
     def __init__(
         self,

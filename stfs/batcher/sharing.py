@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,17 +132,19 @@ class SharingBatcher(Batcher):
         deadline_s: float | None = None,
         journey: Journey | None = None,
         priority: int = 0,
+        client: Hashable = None,
     ) -> Entry:
         """As :meth:`Batcher.submit`. The arrays of an answer may be others' too, and then are read-only.
 
         With large inputs a full queue is told by the reply.
         """
         if not self.is_open or self._closed is not None:
-            return super().submit(inputs, rows, reply, deadline_s, journey, priority)
+            return super().submit(inputs, rows, reply, deadline_s, journey, priority, client)
         now_s = self.clock()
         if deadline_s is not None and deadline_s <= now_s:
             raise DeadlineExceeded(f"the deadline passed {now_s - deadline_s:.3f} s before {self.name} was asked")
         waiter = Waiter(reply, now_s, deadline_s, journey)
+        waiter.client = client
         if _is_large(inputs):
             self._digest_away(waiter, inputs, rows, priority)
         else:
@@ -177,7 +179,7 @@ class SharingBatcher(Batcher):
             return
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._begin(Flight(self, key, inputs, rows), waiter.journey)
+            flight = self._begin(Flight(self, key, inputs, rows), waiter.journey, waiter.client)
             self._tell(waiter, MISS)
         else:
             if waiter.journey is not None and flight.entry.journey is None:
@@ -186,9 +188,12 @@ class SharingBatcher(Batcher):
             self._tell(waiter, SHARED)
         flight.join(waiter)
 
-    def _begin(self, flight: Flight, journey: Journey | None) -> Flight:
-        """Queue a flight. Without a deadline: those are the requests' own, and it may turn out to be for several."""
-        flight.entry = super().submit(flight.inputs, flight.rows, flight.home, None, journey, flight.key[1])
+    def _begin(self, flight: Flight, journey: Journey | None, client: Hashable) -> Flight:
+        """Queue a flight. Without a deadline: those are the requests' own, and it may turn out to be for several.
+
+        It counts as that of the ``client`` who was the first to ask.
+        """
+        flight.entry = super().submit(flight.inputs, flight.rows, flight.home, None, journey, flight.key[1], client)
         self._flights[flight.key] = flight
         return flight
 
@@ -232,7 +237,7 @@ class SharingBatcher(Batcher):
         # Whose the inputs are will be told now, and may write to them from then on.
         own = {name: array.copy() for name, array in flight.inputs.items()}
         try:
-            again = self._begin(Flight(self, flight.key, own, flight.rows), later[0].journey)
+            again = self._begin(Flight(self, flight.key, own, flight.rows), later[0].journey, later[0].client)
         except RequestError:  # there is no room now either
             return waiting
         for waiter in later:

@@ -76,6 +76,8 @@ def status_of(error: errors.RequestError) -> int:
             return 501
         case errors.InvalidRequest() | errors.NotFound():
             return 400
+        case errors.ShareExceeded():
+            return 429
         case errors.Unavailable() | errors.DeadlineExceeded():
             return 503
         case _:

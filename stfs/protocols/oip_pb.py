@@ -42,7 +42,7 @@ _TOO_LARGE = 1 << 56  # elements: numpy refuses shapes near 2^63 bytes, even of 
 def status_of(error: errors.RequestError) -> int:
     """The gRPC status of an error, as Triton maps its codes."""
     match error:
-        case errors.TooLarge() | errors.OutOfMemory():
+        case errors.TooLarge() | errors.OutOfMemory() | errors.ShareExceeded():
             return RESOURCE_EXHAUSTED
         case errors.InvalidRequest() | errors.SignatureNotFound():
             return INVALID_ARGUMENT

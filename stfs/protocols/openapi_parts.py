@@ -21,6 +21,7 @@ _WRONG: tuple[tuple[errors.RequestError, str], ...] = (
     (errors.TooLarge(""), "The body is over the server's limit."),
     (errors.UnsupportedEncoding(""), "The body is compressed in a way that is not known here."),
     (errors.Overloaded(""), "Not now: the queue is full, or the model is loading. See Retry-After."),
+    (errors.ShareExceeded(""), "You have more than your share of the queue (--client_share). See Retry-After."),
     (errors.DeadlineExceeded(""), "The request's deadline passed before its answer was ready."),
     (errors.ModelFailed(""), "The model raised, or returned what it did not promise."),
 )

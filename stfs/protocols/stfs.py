@@ -36,6 +36,8 @@ def status_of(error: errors.RequestError) -> int:
             return 415
         case errors.InvalidRequest() | errors.NotFound():
             return 400
+        case errors.ShareExceeded():
+            return 429
         case errors.Unavailable():
             return 503
         case errors.DeadlineExceeded():

@@ -39,6 +39,8 @@ def status_of(error: errors.RequestError) -> int:
             return 400
         case errors.NotFound():
             return 404
+        case errors.ShareExceeded():
+            return 429
         case errors.Unavailable():
             return 503
         case errors.DeadlineExceeded():

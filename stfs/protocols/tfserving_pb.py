@@ -38,7 +38,7 @@ def status_of(error: errors.RequestError) -> int:
             return FAILED_PRECONDITION
         case NotBecomeAvailable():
             return UNKNOWN
-        case errors.TooLarge() | errors.OutOfMemory():
+        case errors.TooLarge() | errors.OutOfMemory() | errors.ShareExceeded():
             return RESOURCE_EXHAUSTED
         case errors.InvalidRequest():
             return INVALID_ARGUMENT
