@@ -88,7 +88,7 @@ async def infer(
     """The outputs of the model that ``lease`` holds; see :meth:`stfs.model.Model.infer`."""
     model = lease.model
     assert model is not None, "a decoded request holds its model"
-    return await model.infer(signature, inputs, deadline_s, journey, lease.priority)
+    return await model.infer(signature, inputs, deadline_s, journey, lease.priority, lease.client)
 
 
 def tell(error: RequestError, lease: Lease) -> str:

@@ -99,7 +99,8 @@ class ServerConfig:
     load one, ``None``: growing. ``label_rule`` says which labels may stand for versions that are not available: any,
     those that are new, or none (``available``). ``auth_by_password`` lets in who shows ``auth_username`` and
     ``auth_password``; others are in ``auth_users_file``. ``run_slots`` are the runs of models that go on at once:
-    ``None`` for what the machine bears, 0 for any number.
+    ``None`` for what the machine bears, 0 for any number. ``client_share`` says by what clients are told
+    apart that share the queues of models: ``off``, ``address`` or ``user``.
     """
 
     models: tuple[ModelConfig, ...]
@@ -131,6 +132,7 @@ class ServerConfig:
     workers: int = 1
     engine: str = "auto"
     run_slots: int | None = None
+    client_share: str = "off"
     hot_path: bool = True
     access_log: str = "off"
     access_log_file: Path | None = None
@@ -264,6 +266,7 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
             max_requests=options["max_enqueued_requests"],
         )
         batch = BatchPolicy(
+            shares_clients=options["client_share"] != "off",
             max_batch_size=options["max_batch_size"],
             batch_timeout_s=options["batch_timeout_ms"] / 1e3,
             max_enqueued_rows=options["max_enqueued"],
@@ -393,6 +396,7 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...], auth: M
         workers=options["workers"],
         engine=options["engine"],
         run_slots=options["run_slots"],
+        client_share=options["client_share"],
         hot_path=options["hot_path"] != "off",
         metrics_path=TFSERVING_METRICS_PATH if "tfserving" in options["metrics_names"] else "",
         metrics_names=options["metrics_names"],

@@ -57,6 +57,7 @@ class Lease:
         "_default_name",
         "_default_version",
         "_handle",
+        "client",
         "decode_s",
         "encode_s",
         "priority",
@@ -73,6 +74,8 @@ class Lease:
         """Name and version of the model that was held last, released or not; ``None`` if none was found."""
         self.timeout_s: float | None = None
         """How long the request's body allows for its answer; set by the dialects that have a place for it."""
+        self.client: str | None = None
+        """Who asks, where clients share queues; set by what carries the request."""
         self.priority = 0
         """The level that the request asks for, 1 the highest; 0 for the default, as where it says nothing."""
         self.decode_s = self.encode_s = 0.0

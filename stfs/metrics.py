@@ -20,7 +20,7 @@ STEP_SECONDS = (0.00001, 0.000025, 0.00005, *SECONDS[:-1], 5.0, 10.0)
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Upper bounds of the batch-size buckets, in rows."""
 
-REFUSALS = ("full", "bytes", "late", "displaced")
+REFUSALS = ("full", "bytes", "late", "displaced", "share")
 """Why a request may be refused for want of room or time. All are told from the start, so that rates are right."""
 
 RETIRED = "retired"

@@ -95,18 +95,20 @@ class Model:
         deadline_s: float | None,
         journey: Journey | None = None,
         priority: int = 0,
+        client: str | None = None,
     ) -> Tensors:
         """The outputs for ``inputs``, in the order of the signature.
 
         ``signature`` is one of this model's. ``deadline_s`` is in seconds of ``time.monotonic``. The arrays returned
         may be views of a batch's outputs: read them, do not write. ``journey`` is filled in on the way. ``priority``
-        is the level that it asks for, 1 the highest, 0 for the default; nothing where the model has none.
+        is the level that it asks for, 1 the highest, 0 for the default; nothing where the model has none. ``client`` is
+        who asks, where clients share its queue.
 
         Raises :class:`stfs.errors.RequestError`. Cancelling the awaiting task withdraws the request.
         """
         bound = signature.bind(inputs)
         rows = signature.rows(bound) if signature.batchable else 1
-        return await self._batchers[signature.name].infer(bound, rows, deadline_s, journey, priority)
+        return await self._batchers[signature.name].infer(bound, rows, deadline_s, journey, priority, client)
 
     def submit(
         self,
@@ -115,6 +117,7 @@ class Model:
         reply: Callable[[Tensors | None, RequestError | None], None],
         deadline_s: float | None,
         priority: int = 0,
+        client: str | None = None,
     ) -> Entry:
         """:meth:`infer` by callback: ``reply`` gets the outputs or the error, once, on the loop, never from in here.
 
@@ -123,7 +126,7 @@ class Model:
         """
         bound = signature.bind(inputs)
         rows = signature.rows(bound) if signature.batchable else 1
-        return self._batchers[signature.name].submit(bound, rows, reply, deadline_s, None, priority)
+        return self._batchers[signature.name].submit(bound, rows, reply, deadline_s, None, priority, client)
 
     def lane(self, signature: Signature) -> Lane | None:
         """Where plain requests can be written in place, if the signature's only input is of numbers in rows of a size.

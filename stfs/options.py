@@ -414,6 +414,13 @@ OPTIONS: tuple[Option, ...] = (
         "runs that go on at once where several models are busy: a number, auto (what the processors bear) or off",
         _SERVER,
     ),
+    Option(
+        "client_share",
+        _choice("off", "address", "user"),
+        "off",
+        "let clients take turns, and refuse who has more than its share of a queue; clients are addresses or users",
+        _SERVER,
+    ),
     Option("hot_path", _choice("auto", "off"), "auto", "off: let aiohttp handle every request", _SERVER),
     Option(
         "model_control",

@@ -93,14 +93,17 @@ class Desk:
         model, signature = handle.model, self._signatures[record.model][record.signature]
         inputs = {spec.name: array for spec, array in zip(signature.inputs, arrays, strict=True)}
         deadline_s = None if record.deadline_s == math.inf else record.deadline_s
+        told = record.told or {}
+        client = told.get("client")
         try:
-            if record.told is not None and "journey" in record.told:
-                owner = Elsewhere(record.told["trace"]) if "trace" in record.told else None
-                work = self._infer(number, model, signature, inputs, deadline_s, Journey(owner), record.priority)
+            if "journey" in told:
+                owner = Elsewhere(told["trace"]) if "trace" in told else None
+                journey = Journey(owner)
+                work = self._infer(number, model, signature, inputs, deadline_s, journey, record.priority, client)
                 self._tickets[number] = asyncio.ensure_future(work)
             else:
                 reply = partial(self._reply, number, signature, None)
-                self._tickets[number] = model.submit(signature, inputs, reply, deadline_s, record.priority)
+                self._tickets[number] = model.submit(signature, inputs, reply, deadline_s, record.priority, client)
         except RequestError as error:
             self._refuse(number, error)
         except Exception as error:
@@ -116,10 +119,11 @@ class Desk:
         deadline_s: float | None,
         journey: Journey,
         priority: int,
+        client: str | None,
     ) -> None:
         """For those who ask how long the steps took, which takes a task."""
         try:
-            outputs = await model.infer(signature, inputs, deadline_s, journey, priority)
+            outputs = await model.infer(signature, inputs, deadline_s, journey, priority, client)
         except RequestError as error:
             self._reply(number, signature, journey, None, error)
         except Exception as error:

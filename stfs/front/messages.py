@@ -94,7 +94,7 @@ def encode_model(number: int, model: Model, policy: BatchPolicy) -> Message:
         "runtime": model.runtime,
         "default": model.default_signature,
         "max_batch_size": policy.max_batch_size,
-        "has_lanes": not (policy.has_levels or policy.bounds_levels or model.shares_answers),
+        "has_lanes": not (policy.has_levels or policy.bounds_levels or policy.shares_clients or model.shares_answers),
         "latency_slo_s": 0.0 if math.isinf(policy.latency_slo_s) else policy.latency_slo_s,
         "signatures": [[key, encode_signature(signature)] for key, signature in model.signatures.items()],
     }

@@ -92,6 +92,7 @@ class Engine:
         deadline_s: float | None,
         journey: Journey | None,
         priority: int = 0,
+        client: Hashable = None,
     ) -> Asked:
         """Send a request for signature number ``place`` of ``model``; see :meth:`stfs.model.Model.submit`.
 
@@ -101,6 +102,9 @@ class Engine:
         if not wire.has_room():
             raise Overloaded("the engine has more requests than it takes in: try again")
         self._last = number = self._last + 1
+        told: dict[str, Any] = {} if journey is None else _asks(journey)
+        if client is not None:
+            told["client"] = client
         asked = Asked(self, number, signature, reply, journey)
         asked.segment = wire.send(
             records.REQUEST,
@@ -109,7 +113,7 @@ class Engine:
             model=model,
             signature=place,
             deadline_s=math.inf if deadline_s is None else deadline_s,
-            told=None if journey is None else _asks(journey),
+            told=told or None,
             priority=priority,
         )
         self._asked[number] = asked
@@ -221,13 +225,14 @@ class RemoteBatcher:
         deadline_s: float | None = None,
         journey: Journey | None = None,
         priority: int = 0,
+        client: Hashable = None,
     ) -> Asked:
         """As :meth:`stfs.batcher.batcher.Batcher.submit`; a queue that is full is told by the reply."""
         if deadline_s is not None and deadline_s <= (now_s := time.monotonic()):
             raise DeadlineExceeded(f"the deadline passed {now_s - deadline_s:.3f} s before {self.name} was asked")
         try:
             return self._engine.ask(
-                self._model, self._place, self._signature, inputs, reply, deadline_s, journey, priority
+                self._model, self._place, self._signature, inputs, reply, deadline_s, journey, priority, client
             )
         except TypeError as error:
             raise ModelFailed(str(error)) from error
@@ -295,6 +300,7 @@ class RemoteBatcher:
         deadline_s: float | None = None,
         journey: Journey | None = None,
         priority: int = 0,
+        client: Hashable = None,
     ) -> Tensors:
         """:meth:`submit`, and wait. Cancelling the task cancels the request."""
         future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
@@ -307,7 +313,7 @@ class RemoteBatcher:
             elif outputs is not None:
                 future.set_result(outputs)
 
-        asked = self.submit(inputs, rows, settle, deadline_s, journey, priority)
+        asked = self.submit(inputs, rows, settle, deadline_s, journey, priority, client)
         try:
             return await future
         finally:

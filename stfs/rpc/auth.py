@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 import grpc.aio
 
 from stfs.access.door import Door, Refusal, Why
 from stfs.access.scopes import Scope, rpc_scope
+from stfs.rpc.peers import address_of
 from stfs.rpc.unary import PUSHBACK
 
 CODES = {
@@ -83,11 +83,3 @@ def _authorization(metadata: Sequence[tuple[str, str | bytes]]) -> bytes | None:
     if len(given) != 1:
         return None
     return given[0].encode(errors="surrogateescape") if isinstance(given[0], str) else given[0]
-
-
-def address_of(peer: str) -> str | None:
-    """The address in what gRPC calls a peer: ``ipv4:10.0.0.7:4711``, ``ipv6:%5B::1%5D:4711``; ``None`` for others."""
-    family, _, rest = peer.partition(":")
-    if family not in ("ipv4", "ipv6"):
-        return None
-    return unquote(rest).rpartition(":")[0].strip("[]")

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import grpc
 
+from stfs.access.client import client_of
 from stfs.carry import (
     ASKS_PRIORITY,
     ASKS_TIMING,
@@ -36,6 +37,7 @@ from stfs.carry import (
 )
 from stfs.context import Context, Lease
 from stfs.errors import ModelFailed, RequestError, TooLarge
+from stfs.rpc.peers import address_of
 from stfs.rpc.traced import CANCELLED, begin, end
 from stfs.tracing import Trace
 
@@ -113,7 +115,12 @@ def open_call(context: Context, rpc: Any, method: str | None = None) -> Call:
         journey: Journey | None = trace.journey
     else:
         journey = Journey() if ASKS_TIMING.lower() in metadata else None
-    return Call(context, Lease(context), expires_s, journey, metadata, request_id, trace)
+    lease = Lease(context)
+    if (share := context.config.client_share) != "off":
+        shown = metadata.get("authorization")
+        known = None if shown is None else shown.encode(errors="surrogateescape")
+        lease.client = client_of(share, context.door, known, address_of(rpc.peer()))
+    return Call(context, lease, expires_s, journey, metadata, request_id, trace)
 
 
 @contextmanager

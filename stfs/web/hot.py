@@ -199,6 +199,8 @@ class HotHandler(RequestHandler):
         self._echo = echoed(head) if head.request_id is not None or head.traceparent is not None else b""
         self._started_s = time.monotonic()
         self._lease = lease = Lease(hot.context, name, version)
+        if hot.client_share:
+            lease.client = hot.client(head.authorization, self.transport)
         if hot.access_log is not None and self.transport is not None:
             peer = self.transport.get_extra_info("peername")
             self._logged = logged(hot, head, peer, Carried(self._dialect.name, lease))
@@ -217,7 +219,7 @@ class HotHandler(RequestHandler):
                 self._logged.carried.count(signature, inputs)
             if lease.timeout_s is not None:
                 deadline_s = sooner(deadline_s, lease, self._started_s)
-            self._ticket = model.submit(signature, inputs, self._reply, deadline_s, lease.priority)
+            self._ticket = model.submit(signature, inputs, self._reply, deadline_s, lease.priority, lease.client)
             self._request_in_progress = True
         except errors.RequestError as error:
             self._answer(None, error)

@@ -68,6 +68,8 @@ def begin(handler: HotHandler, data: bytes | bytearray, head: Head) -> bool:
     handler._echo = echoed(head)
     handler._started_s = time.monotonic()
     handler._lease = lease = Lease(handler._hot.context, name, version)
+    if handler._hot.client_share:
+        lease.client = handler._hot.client(head.authorization, transport)
     if handler._hot.access_log is not None:
         peer = transport.get_extra_info("peername")
         handler._logged = logged(handler._hot, head, peer, Carried(handler._dialect.name, lease))
@@ -226,7 +228,7 @@ class LargeRequest(asyncio.BufferedProtocol):
                 handler._logged.carried.count(signature, inputs)
             timeout_s = handler._hot.timeout_s
             deadline_s = sooner(handler._started_s + timeout_s if timeout_s else None, lease, handler._started_s)
-            handler._ticket = model.submit(signature, inputs, handler._reply, deadline_s, lease.priority)
+            handler._ticket = model.submit(signature, inputs, handler._reply, deadline_s, lease.priority, lease.client)
         except errors.RequestError as error:
             handler._answer(None, error)
         except Exception as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from asyncio import BaseTransport
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -17,6 +18,7 @@ from urllib.parse import unquote
 from aiohttp.http import SERVER_SOFTWARE
 
 from stfs import codec
+from stfs.access.client import client_of
 from stfs.access.origins import Origins
 from stfs.access.scopes import Scope
 from stfs.carry import REQUEST_ID, is_sane, make_request_id
@@ -51,6 +53,7 @@ class HotPath:
         self.limit_bytes = config.max_request_bytes
         self.timeout_s = config.request_timeout_s
         self._door = context.door
+        self.client_share = "" if config.client_share == "off" else config.client_share
         self.compress_over_bytes = config.compress_over_bytes or sys.maxsize
         self._fixed = lines(Origins(config.enable_cors, config.cors_origins).fixed())
         self._routes: dict[bytes, tuple[Dialect, str | None, int | None] | None] = {}
@@ -93,6 +96,11 @@ class HotPath:
             spoken = oip_dialect(head.inference_header)
             return None if spoken is None else (spoken, *route[1:])
         return None if route[0] is STFS and not _is_json(head.content_type) else route
+
+    def client(self, authorization: bytes | None, transport: BaseTransport | None) -> str | None:
+        """Who asks, where clients share queues."""
+        peer = None if transport is None else transport.get_extra_info("peername")
+        return client_of(self.client_share, self._door, authorization, peer[0] if isinstance(peer, tuple) else None)
 
     def admits(self, authorization: bytes | None) -> bool:
         """Whether these credentials are known to be right, and to allow inference. If not, the stock path looks."""

@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from stfs import errors
+from stfs.access.client import client_of
 from stfs.carry import (
     ASKS_PRIORITY,
     ASKS_TIMING,
@@ -120,6 +121,10 @@ async def answer(
             else:
                 signature, inputs, encode = dialect.decode(body, lease)
             lease.decode_s = time.monotonic() - decoding_s
+            if (share := context.config.client_share) != "off":
+                given = request.headers.get("Authorization")
+                shown = None if given is None else given.encode(errors="surrogateescape")
+                lease.client = client_of(share, context.door, shown, request.remote)
             if (asked := request.headers.get(ASKS_PRIORITY)) is not None:  # it beats what the body says
                 lease.priority = asked_priority(asked)
             if carried is not None:
