@@ -105,18 +105,15 @@ def _measure_on(servable: Servable, signature: Signature, max_rows: int, way: Wa
     overlap: float | None = None
     if most_rows < max_rows:
         why = "the model is too slow for a full batch to be timed at a start"
-    elif not runs_at_once(servable):
+    elif len(servable.members) > 1:
+        why = "it has several instances, of which each runs a batch"
+    elif not servable.concurrent:
         why = "its platform runs one batch at a time"
     else:
         overlap, why = measure_overlap(partial(run, inputs_of(most_rows)), most_s)
     return fitted(
         times, overlap=overlap, why_no_overlap=why, ran_on=what, measured_at_s=round(time.time()), machine=machine
     )
-
-
-def runs_at_once(servable: Servable) -> bool:
-    """Whether the model may be called from several threads at once."""
-    return bool(getattr(servable, "concurrent", False))
 
 
 def _warm(servable: Servable, signature: Signature, calibration: Calibration) -> None:
@@ -159,6 +156,12 @@ def _name(
                 config.custom_op_paths,
                 config.jvm_heap_bytes,
                 config.saved_model_tags,
+                config.instances,
+                config.cpus,
+                config.gpus,
+                config.memory_limit_bytes,
+                config.cuda_graphs,
+                config.batch.allowed_batch_sizes,
                 config.memory_limit_bytes,
                 config.cuda_graphs,
             ],
