@@ -376,6 +376,7 @@ def test_what_the_resolver_raises_comes_through():
         (errors.UnsupportedEncoding(""), 501),
         (errors.VersionNotFound(""), 400),
         (errors.Overloaded(""), 503),
+        (errors.ShareExceeded(""), 429),
         (errors.Unavailable(""), 503),
         (errors.DeadlineExceeded(""), 503),
         (errors.ModelFailed(""), 500),

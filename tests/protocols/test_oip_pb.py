@@ -375,6 +375,7 @@ def test_every_error_has_its_status():
         errors.SignatureNotFound("x"): 3,
         errors.Unavailable("x"): 14,
         errors.Overloaded("x"): 14,
+        errors.ShareExceeded("x"): 8,
         errors.DeadlineExceeded("x"): 4,
         errors.ModelFailed("x"): 13,
     }

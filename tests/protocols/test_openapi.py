@@ -203,9 +203,9 @@ def test_examples_that_nobody_would_read_are_left_out():
 
 def test_every_dialect_tells_the_statuses_of_its_own_table():
     paths = made(served(signature()))["paths"]
-    assert set(paths["/"]["post"]["responses"]) == {"200", "400", "413", "415", "500", "503", "504"}
+    assert set(paths["/"]["post"]["responses"]) == {"200", "400", "413", "415", "429", "500", "503", "504"}
     assert "404" in paths["/v1/models/m:predict"]["post"]["responses"]
-    assert set(paths["/v2/models/m/infer"]["post"]["responses"]) == {"200", "400", "413", "500", "501", "503"}
+    assert set(paths["/v2/models/m/infer"]["post"]["responses"]) == {"200", "400", "413", "429", "500", "501", "503"}
     assert "400" in paths["/v2/models/{model}/ready"]["get"]["responses"]
 
 

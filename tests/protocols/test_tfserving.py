@@ -419,7 +419,10 @@ EXAMPLES = {
     errors.SignatureNotFound: (errors.SignatureNotFound("x"), 400),
     errors.Unavailable: (errors.Unavailable("x"), 503),
     errors.Overloaded: (errors.Overloaded("x", 1.0), 503),
+    errors.ShareExceeded: (errors.ShareExceeded("x", 1.0), 429),
+    errors.OutOfMemory: (errors.OutOfMemory("x"), 503),
     errors.DeadlineExceeded: (errors.DeadlineExceeded("x"), 504),
+    errors.RunTimedOut: (errors.RunTimedOut("x"), 504),
     errors.ModelFailed: (errors.ModelFailed("x"), 500),
 }
 

@@ -100,6 +100,7 @@ def test_the_answer_holds_what_was_asked_for():
         (errors.TooLarge("x"), 8),
         (errors.Unavailable("x"), 14),
         (errors.Overloaded("x"), 14),
+        (errors.ShareExceeded("x"), 8),
         (errors.DeadlineExceeded("x"), 4),
         (errors.ModelFailed("x"), 13),
         (tfserving_pb.FailedPrecondition("x"), 9),
