@@ -17,11 +17,20 @@ from stfs.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
+class FrontStatus:
+    """One of the places for front processes: whether the one there accepts connections, how many came after it."""
+
+    up: bool
+    restarts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """The parts of a running server that a handler may use. ``ready`` is false while it is stopping.
 
     ``models`` gives what is served now, in the configuration's order; ``apply`` changes it (``stfs.server``). ``door``
-    is who is let in; ``None`` if everybody is. ``tracing`` is where spans go, ``None`` for nowhere.
+    is who is let in; ``None`` if everybody is. ``tracing`` is where spans go, ``None`` for nowhere. ``fronts`` tells of
+    the front processes, if there are any.
     """
 
     config: ServerConfig
@@ -34,6 +43,7 @@ class Context:
     repository: Repository
     door: Door | None = None
     tracing: Tracing | None = None
+    fronts: Callable[[], Sequence[FrontStatus]] = tuple
 
     def __post_init__(self) -> None:
         if self.config.enable_auth and self.door is None:

@@ -84,6 +84,7 @@ class Server:
             Repository(lambda: self.models, self.apply, self.manager, explicit=config.model_control == "explicit"),
             self._door,
             self._tracing,
+            lambda: () if self._fronts is None else self._fronts.status(),
         )
         self._ready = False
         self._applying = asyncio.Lock()

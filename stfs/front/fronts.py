@@ -13,6 +13,7 @@ from itertools import count
 from weakref import WeakKeyDictionary
 
 from stfs.config import ModelConfig, ServerConfig
+from stfs.context import FrontStatus
 from stfs.front import sockets
 from stfs.front.process import Front
 from stfs.front.table import WatchedRegistry
@@ -85,15 +86,9 @@ class Fronts:
         """Whether a change of what is served has not been told yet."""
         return self._is_stale
 
-    @property
-    def restarts(self) -> int:
-        """How many fronts have been replaced."""
-        return sum(slot.restarts for slot in self._slots)
-
-    @property
-    def up(self) -> int:
-        """How many accept connections."""
-        return sum(front.started.done() and not front.ended.done() for front in self._fronts())
+    def status(self) -> list[FrontStatus]:
+        """Of each place for a front."""
+        return [FrontStatus(slot.is_up, slot.restarts) for slot in self._slots]
 
     async def stop(self, limit_s: float) -> None:
         """Accept no more, let each front finish what it has for so long, end them. Nothing is left afterwards."""
@@ -148,6 +143,12 @@ class _Slot:
         self._family = family
         self._crashes = 0
         self._opening: asyncio.Task[None] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the front accepts connections."""
+        front = self.front
+        return front is not None and front.started.done() and not front.ended.done()
 
     def begin(self) -> None:
         """Start a front here."""

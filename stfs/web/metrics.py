@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, PlatformCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
@@ -20,6 +20,7 @@ from stfs.context import Context
 from stfs.metrics import HistogramSnapshot, ModelKey
 from stfs.web import metrics_triton
 from stfs.web.key import CONTEXT
+from stfs.web.metrics_process import WholeServer
 from stfs.web.models import worker_processes
 
 REGISTRY = web.AppKey("stfs_metrics", CollectorRegistry)
@@ -49,7 +50,7 @@ def make_registry(context: Context) -> CollectorRegistry:
     """A registry of this server's own, so that two servers in one process do not mix."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(context))
-    ProcessCollector(registry=registry)
+    registry.register(WholeServer())
     PlatformCollector(registry=registry)
     return registry
 
@@ -181,6 +182,15 @@ class _Collector:
                 if worker["resident_bytes"] is not None:
                     memory.add_metric(labels, worker["resident_bytes"])
         yield from (up, restarts, memory)
+        yield from self._fronts()
+
+    def _fronts(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("stfs_front_up", "1 if the front process accepts connections", labels=["front"])
+        restarts = CounterMetricFamily("stfs_front_restarts", "Front processes that took its place", labels=["front"])
+        for place, front in enumerate(self._context.fronts()):
+            up.add_metric([str(place)], float(front.up))
+            restarts.add_metric([str(place)], front.restarts)
+        yield from (up, restarts)
 
 
 def _counter(name: str, doc: str, labels: list[str], values: Mapping[Any, float]) -> Metric:

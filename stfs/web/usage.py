@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,10 +22,24 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Of a process: processor time in seconds since it started, and bytes in RAM."""
+    """Of a process: processor time in seconds since it started, bytes in RAM, and of its address space."""
 
     cpu_s: float
     memory_bytes: int
+    virtual_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """Files and sockets that a process has open, and how many it may have: infinity for any number."""
+
+    open: int
+    limit: float
+
+    @property
+    def share(self) -> float:
+        """How much of what it may have it has."""
+        return self.open / max(1.0, self.limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +62,30 @@ def of_process(pid: int | None = None) -> Usage | None:
         # The name stands in parentheses and may hold anything, parentheses too.
         fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
         resident = int((folder / "statm").read_text().split()[1])
-        return Usage((int(fields[11]) + int(fields[12])) / _TICKS, resident * _PAGE_BYTES)
+        return Usage((int(fields[11]) + int(fields[12])) / _TICKS, resident * _PAGE_BYTES, int(fields[20]))
     except (OSError, ValueError, IndexError):
+        return None
+
+
+def descriptors(pid: int | None = None) -> Descriptors | None:
+    """Of a process (this one if ``None``); ``None`` if it has gone, or does not let itself be looked at."""
+    folder = Path("/proc") / ("self" if pid is None else str(pid))
+    try:
+        count = len(os.listdir(folder / "fd"))  # noqa: PTH208 - of thousands, and only their number matters
+        line = next(line for line in (folder / "limits").read_text().splitlines() if line.startswith("Max open files"))
+        limit = line.split()[3]
+        return Descriptors(count, math.inf if limit == "unlimited" else float(limit))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+
+
+def started_at_s() -> float | None:
+    """When this process started, in seconds since 1970; ``None`` where Linux does not tell."""
+    try:
+        fields = Path("/proc/self/stat").read_text(errors="replace").rpartition(")")[2].split()
+        booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+        return float(booted.split()[1]) + int(fields[19]) / _TICKS
+    except (OSError, ValueError, IndexError, StopIteration):
         return None
 
 

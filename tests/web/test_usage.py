@@ -1,14 +1,28 @@
 """What the server takes of its machine, against what the system says by other ways."""
 
+import math
 import os
 import resource
 import subprocess
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from stfs.web.usage import Gpu, Gpus, Processor, Usage, children, cores, memory_limit_bytes, of_process
+from stfs.web.usage import (
+    Descriptors,
+    Gpu,
+    Gpus,
+    Processor,
+    Usage,
+    children,
+    cores,
+    descriptors,
+    memory_limit_bytes,
+    of_process,
+    started_at_s,
+)
 
 
 def test_a_process_is_told_as_the_system_tells_it():
@@ -33,6 +47,34 @@ def test_a_process_whose_name_is_odd_is_told_and_one_that_has_gone_is_not(tmp_pa
         process.communicate()
     assert of_process(process.pid) is None
     assert process.pid not in children()
+
+
+def test_open_files_are_counted_against_the_limit():
+    before = descriptors()
+    assert before is not None
+    assert before.limit == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
+    try:
+        after = descriptors()
+        assert after is not None
+        assert after.open == before.open + 5
+        assert after.share > before.share
+    finally:
+        for fd in opened:
+            os.close(fd)
+    assert Descriptors(10, math.inf).share == 0
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    assert descriptors(process.pid) is None
+
+
+def test_when_this_process_started():
+    code = "import time; from stfs.web.usage import started_at_s; print(started_at_s(), time.time())"
+    before_s = time.time()
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    started_s, then_s = map(float, told)
+    assert before_s - 2 <= started_s <= then_s + 2  # the system tells when it was booted in whole seconds
+    assert (started_at_s() or 0) < before_s + 2
 
 
 def test_cores_in_use_are_those_of_processes_seen_twice():
