@@ -70,7 +70,10 @@ def limited(policy: BatchPolicy, rows: int) -> BatchPolicy:
         return policy
     sizes = policy.allowed_batch_sizes
     return replace(
-        policy, max_batch_size=rows, allowed_batch_sizes=(*(s for s in sizes if s < rows), rows) if sizes else ()
+        policy,
+        max_batch_size=rows,
+        allowed_batch_sizes=(*(s for s in sizes if s < rows), rows) if sizes else (),
+        preferred_batch_sizes=tuple(dict.fromkeys(min(s, rows) for s in policy.preferred_batch_sizes)),
     )
 
 

@@ -60,6 +60,10 @@ def test_a_policy_that_is_limited_is_one():
     assert limited(PLAIN, 200) is PLAIN
     assert limited(SIZES, 32).allowed_batch_sizes == (8, 32)
     assert limited(SIZES, 20).allowed_batch_sizes == (8, 20)
+    preferred = BatchPolicy(max_batch_size=16, preferred_batch_sizes=(2, 4, 8))
+    assert limited(preferred, 4).preferred_batch_sizes == (2, 4)
+    assert limited(preferred, 3).preferred_batch_sizes == (2, 3)
+    assert limited(preferred, 1).preferred_batch_sizes == (1,)
 
 
 def test_it_is_time_after_a_while_or_after_many_batches_but_not_at_once():

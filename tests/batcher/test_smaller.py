@@ -259,6 +259,18 @@ def test_waiting_for_company_ends_when_as_many_are_there_as_fit():
     assert [one.outputs["y"].tolist() for one in both] == [[0], [2]]
 
 
+def test_preferred_sizes_over_what_fits_keep_nobody_from_an_answer():
+    device = Device(2)
+    driver = Driver(device, BatchPolicy(max_batch_size=16, preferred_batch_sizes=(1, 4, 8)))
+    first = asked(driver, 16)
+    driver.settle()
+    then = asked(driver, 7)
+    driver.settle()
+    for group in (first, then):
+        assert [one.outputs["y"].tolist() for one in group] == [[2.0 * i] for i in range(len(group))]
+    assert max(device.sizes[-4:]) == 2
+
+
 def test_a_request_that_was_cancelled_meanwhile_is_not_run_again():
     device = Device(2)
     driver = Driver(device, BatchPolicy(max_batch_size=8))
