@@ -14,7 +14,6 @@ from stfs.batcher.policy import BatchPolicy, admits
 from stfs.batcher.queue import Entry
 from stfs.batcher.queue_policy import QueuePolicy
 from stfs.errors import InvalidRequest
-from stfs.signature import Tensors
 
 
 class Newcomer(NamedTuple):
@@ -78,16 +77,6 @@ def queue_of(policy: BatchPolicy, level: int) -> QueuePolicy:
     """The bounds of that level."""
     level = level or 1  # one level is as good as none
     return next((queue for its_level, queue in policy.level_queues if its_level == level), policy.queue)
-
-
-def size_of(inputs: Tensors) -> int:
-    """Bytes that these arrays hold; of strings, which are objects, their texts as well."""
-    size_bytes = 0
-    for array in inputs.values():
-        size_bytes += array.nbytes
-        if array.dtype.hasobject:
-            size_bytes += sum(map(len, array.ravel().tolist()))
-    return size_bytes
 
 
 def make_room(policy: BatchPolicy, queue: LevelQueue, new: Newcomer) -> list[Entry] | Full:

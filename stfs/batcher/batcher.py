@@ -31,7 +31,6 @@ from stfs.batcher.admission import (
     make_room,
     queue_of,
     rank_of,
-    size_of,
 )
 from stfs.batcher.batch import batch_key
 from stfs.batcher.clients import ClientQueue
@@ -48,6 +47,7 @@ from stfs.batcher.runner import Batch, BatchRecord, Outcome, Outcomes, Run, Runn
 from stfs.batcher.shapes import Padding
 from stfs.batcher.slots import Share
 from stfs.batcher.thread import Job
+from stfs.batcher.weighed import WeighedQueue, size_of
 from stfs.errors import DeadlineExceeded, ModelFailed, Overloaded, RequestError, RunTimedOut, ShareExceeded, Unavailable
 from stfs.signature import Tensors
 
@@ -127,7 +127,7 @@ class Batcher:
                 policy = replace(policy, max_enqueued_rows=rows)
                 self._row_bytes = row_bytes
         counts_bytes = policy.max_enqueued_bytes and not row_bytes
-        needs_levels = policy.has_levels or policy.bounds_levels or counts_bytes or policy.latency_slo_s < math.inf
+        needs_levels = policy.has_levels or policy.bounds_levels or policy.latency_slo_s < math.inf
         self._clients = ClientQueue() if policy.shares_clients else None
         self._levels = self._clients if self._clients is not None else LevelQueue() if needs_levels else None
         self.name = name
@@ -147,7 +147,8 @@ class Batcher:
             share.step = self._step
         self._start = start
         self._given_loop = loop
-        self.queue: Queue = Queue() if self._levels is None else self._levels
+        self._weighed = WeighedQueue() if counts_bytes and self._levels is None else None
+        self.queue: Queue = self._levels or self._weighed or Queue()  # all are true
         self._deadlines = Deadlines()
         self._patience = Deadlines() if policy.bounds_levels else None  # until when a request may wait to leave
         self._drain = Drain()
@@ -251,8 +252,12 @@ class Batcher:
         most = policy.max_enqueued_rows
         if self._promises is not None:
             came_back, most = self._look_for_promise(self._promises, inputs, rows, now_s)
-        if levels is None and not admits(most, queue.rows, rows):
-            raise self._overloaded(inputs, rows, now_s)
+        size_bytes = 0
+        if levels is None:
+            if not admits(most, queue.rows, rows):
+                raise self._overloaded(inputs, rows, now_s)
+            if self._weighed is not None:
+                size_bytes = self._weigh(self._weighed, inputs, rows, most, now_s)
         if journey is not None:
             self._anybody_asks = True
         wanted_s = now_s + policy.latency_slo_s  # infinite, as a rule
@@ -262,6 +267,8 @@ class Batcher:
             entry = Entry(inputs, rows, key, reply, now_s, wanted_s, journey)
             if levels is not None:
                 self._enter(levels, (entry,), inputs, priority, came_back, client, now_s)
+            elif self._weighed is not None:
+                entry.size_bytes = size_bytes
             queue.append(entry)
         else:
             entry = LargeEntry(inputs, rows, key, reply, now_s, wanted_s, journey)
@@ -269,6 +276,8 @@ class Batcher:
             if levels is not None:
                 self._enter(levels, pieces, inputs, priority, came_back, client, now_s)
             for piece in pieces:
+                if self._weighed is not None:
+                    piece.size_bytes = size_of(piece.inputs)
                 queue.append(piece)
         if deadline_s is not None and self._deadlines.add(entry, deadline_s):
             self._watch_deadlines()
@@ -296,7 +305,12 @@ class Batcher:
         ``None`` if rows do not stack, if answers are wanted by some time, if each request is looked at before it queues
         (levels, bounds of their own, bytes), or if it is not compiled in.
         """
-        if _Lane is None or not self._merge or self._levels is not None or self.policy.latency_slo_s < math.inf:
+        if (
+            _Lane is None
+            or not self._merge
+            or self.queue.__class__ is not Queue
+            or self.policy.latency_slo_s < math.inf
+        ):
             return None
         key = (name, dtype, row_shape)
         if key not in self._lanes:
@@ -340,6 +354,15 @@ class Batcher:
             return self._refusal("bytes", problem, inputs, rows, now_s)
         held = f"{queued} rows queued of {self.policy.max_enqueued_rows} allowed"
         return self._refusal("full", f"has {held}, no room for {rows} more", inputs, rows, now_s)
+
+    def _weigh(self, queue: WeighedQueue, inputs: Tensors, rows: int, most: int, now_s: float) -> int:
+        """The bytes of a request; raises :class:`Overloaded` if the queue has no room for them."""
+        size_bytes, most_bytes = size_of(inputs), self.policy.max_enqueued_bytes
+        if not queue.admits(most_bytes, size_bytes, self.policy.max_enqueued_rows - most):
+            limit = f"{most_bytes} allowed (max_enqueued_bytes)"
+            problem = f"has {queue.bytes} bytes queued of {limit}, no room for {size_bytes} more"
+            raise self._refusal("bytes", problem, inputs, rows, now_s)
+        return size_bytes
 
     def _look_at_share(self, clients: ClientQueue, client: Hashable, now_s: float) -> None:
         """Raise :class:`ShareExceeded` for a client that has more than its share of a queue that is filling up."""

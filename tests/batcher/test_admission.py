@@ -1,7 +1,6 @@
-import numpy as np
 import pytest
 
-from stfs.batcher.admission import DELAYED, Full, Newcomer, level_of, make_room, queue_of, rank_of, size_of
+from stfs.batcher.admission import DELAYED, Full, Newcomer, level_of, make_room, queue_of, rank_of
 from stfs.batcher.levels import LevelQueue
 from stfs.batcher.policy import BatchPolicy
 from stfs.batcher.queue import Entry
@@ -91,12 +90,6 @@ def test_a_level_has_bounds_of_its_own():
     assert make_room(alone, queue_of_levels(entry(0)), Newcomer(0, 1, 1, 0)) == Full(
         "full", "has 1 requests queued of 1 allowed"
     )
-
-
-def test_what_arrays_hold():
-    strings = np.array([[b"abc"], [b""]], object)
-    assert size_of({"x": np.zeros((3, 4), np.float32)}) == 48
-    assert size_of({"x": np.zeros((3, 4), np.float32)[:1], "s": strings}) == 16 + strings.nbytes + 3
 
 
 @pytest.mark.parametrize(
