@@ -181,7 +181,8 @@ class OnnxServable(Servable):
         if self._fed:
             feed = {self._fed[name]: value for name, value in feed.items()}
         try:
-            values = self.session.run(self._wanted, feed) if self._bound is None else self._run_bound(feed)
+            bound = self._bound
+            values = self.session.run(self._wanted, feed) if bound is None else self._run_bound(bound, feed)
         except self._raised as error:
             raise InvalidRequest(_told(error)) from error
         except Exception as error:
@@ -196,16 +197,18 @@ class OnnxServable(Servable):
         """How it is run: ``IO binding``, ``CUDA graphs``, or empty for plain runs."""
         return {BoundRuns: "IO binding", CapturedRuns: "CUDA graphs"}.get(type(self._bound), "")
 
-    def _run_bound(self, feed: Mapping[str, Array]) -> Sequence[Any]:
-        """By kept memory, unless only ``session.run`` works: that is the truth for what the input is to blame for."""
-        assert self._bound is not None
+    def _run_bound(self, bound: BoundRuns | CapturedRuns, feed: Mapping[str, Array]) -> Sequence[Any]:
+        """By kept memory, unless only ``session.run`` works: that is the truth for what the input is to blame for.
+
+        ``bound`` is this run's own: one beside it may just have found out that it does not work.
+        """
         try:
-            return self._bound.run(feed)
+            return bound.run(feed)
         except Exception as error:
             if out_of_memory(error) is not None:
                 raise
-            values = self._bound.plain(feed)
-            if isinstance(self._bound, BoundRuns):
+            values = bound.plain(feed)
+            if isinstance(bound, BoundRuns):
                 self._bound = None
             logger.warning("%s: does not run by IO binding, so requests take session.run: %s", self.file, _told(error))
             return values

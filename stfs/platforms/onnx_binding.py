@@ -180,16 +180,18 @@ class CapturedRuns:
 
     def run(self, feed: Mapping[str, Array]) -> list[Array]:
         """As :meth:`BoundRuns.run`; batches of other sizes run without a graph."""
-        captured = self._captured.get(feed[self._graph.inputs[0].name].shape[0])
-        if captured is None:
+        arrays = [feed[spec.name] for spec in self._graph.inputs]
+        captured = self._captured.get(arrays[0].shape[0])
+        # Where rows do not stack inputs may differ in theirs, and a single row would be copied to all of a larger one.
+        if captured is None or any(a.shape != b.shape for a, b in zip(arrays, captured.staged, strict=True)):
             return self.plain(feed)
         with self._lock:
-            for spec, staged in zip(self._graph.inputs, captured.staged, strict=True):
-                np.copyto(staged, feed[spec.name])
+            for staged, array in zip(captured.staged, arrays, strict=True):
+                np.copyto(staged, array)
             captured.run(self._session)
-            arrays = [value.numpy() for value in captured.outputs]
+            outputs = [value.numpy() for value in captured.outputs]
             # On a GPU that was a copy; on the CPU it is the very memory that the next run writes to.
-            return [array.copy() for array in arrays] if self._on_cpu else arrays
+            return [array.copy() for array in outputs] if self._on_cpu else outputs
 
     def plain(self, feed: Mapping[str, Array]) -> list[Array]:
         """The same without a graph."""

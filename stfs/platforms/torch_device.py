@@ -150,8 +150,9 @@ class Graphs:
         return tuple(self._graphs)
 
     def has(self, inputs: Mapping[str, Array]) -> bool:
-        """Whether there is a graph for so many rows."""
-        return inputs[self._first].shape[0] in self._graphs
+        """Whether there is a graph for so many rows, of which each input has as many."""
+        rows = inputs[self._first].shape[0]
+        return rows in self._graphs and all(array.shape[0] == rows for array in inputs.values())
 
     def run(self, inputs: Mapping[str, Array]) -> Any:
         """What the model returns for ``inputs``, of which :meth:`has` is true; its tensors are the caller's own."""

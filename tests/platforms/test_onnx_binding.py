@@ -5,6 +5,8 @@ import ctypes.util
 import gc
 import logging
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import memory_models
 import modelzoo
@@ -146,6 +148,45 @@ def test_an_output_that_is_not_as_it_was_declared_runs_plainly(tmp_path, caplog)
     for _ in range(2):
         assert servable.run(S, {"x": x})["y"].shape == (4, 3)
     assert sum("does not run by IO binding" in record.message for record in caplog.records) == 1
+
+
+def test_runs_side_by_side_find_out_together_that_binding_does_not_work(tmp_path):
+    """Two are under way when the first of them gives binding up for good."""
+    servable = load(simple_models.write_linear(tmp_path))
+    both = threading.Barrier(2, timeout=30)
+
+    class Refused(BoundRuns):
+        def run(self, feed):
+            is_second = both.wait()
+            end_s = time.monotonic() + 30
+            while is_second and servable.bound_by and time.monotonic() < end_s:
+                time.sleep(0.001)
+            raise RuntimeError("not by IO binding")
+
+    servable.bind(servable.session, Refused(servable.session, servable.graph, PlainMemory()))
+    x = np.ones((2, 3), np.float32)
+    with ThreadPoolExecutor(2) as threads:
+        told = [threads.submit(servable.run, S, {"x": x}) for _ in range(2)]
+        assert all(np.array_equal(one.result()["y"], 2 * x) for one in told)
+
+
+@pytest.mark.parametrize("way", ["bound", "captured"])
+def test_inputs_of_unlike_rows_are_not_made_alike(tmp_path, way):
+    """A model whose requests run one by one may mean something by a single row."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceSum", ["b"], ["s"], noop_with_empty_axes=0),
+            helper.make_node("Add", ["a", "s"], ["y"]),
+        ],
+        "sum",
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [name, 2]) for name in ("a", "b")],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["a", 2])],
+    )
+    path = save(graph, tmp_path)
+    servable = bound(load(path)) if way == "bound" else captured(load(path), (1, 4))
+    for a_rows, b_rows in ((4, 1), (4, 4), (4, 2), (1, 4)):
+        inputs = {"a": np.zeros((a_rows, 2), np.float32), "b": np.ones((b_rows, 2), np.float32)}
+        np.testing.assert_array_equal(servable.run(S, inputs)["y"], np.full((a_rows, 2), 2.0 * b_rows))
 
 
 def test_what_the_client_is_to_blame_for_is_told_as_without(tmp_path):

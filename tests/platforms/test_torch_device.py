@@ -188,6 +188,8 @@ def test_graphs_give_each_run_its_own_answer():
     assert graphs.sizes == (1, 4)
     assert calls == [1] * (WARM_UP_RUNS + 1) + [4] * (WARM_UP_RUNS + 1)
     assert not graphs.has({"x": np.zeros((2, 3), np.float32)})
+    unlike = {"x": np.zeros((4, 3), np.float32), "z": np.zeros((1, 3), np.float32)}
+    assert not graphs.has(unlike), "a single row would be copied to all four"
     wrong = []
 
     def ask(number):
