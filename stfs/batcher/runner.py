@@ -202,7 +202,10 @@ class Runner:
         def blame(part: Batch, error: BaseException) -> list[Outcome]:
             return self._blame(part, batch, error, records)
 
-        outcomes = run_smaller(batch.by_request(), limit_rows, self._policy, self._name, attempt, blame)
+        mixes = self._padding is None or not self._padding.to_largest
+        outcomes = run_smaller(
+            batch.by_request(), limit_rows, self._policy, self._name, attempt, blame, mixes_pieces=mixes
+        )
         self._log_failures(outcomes)
         return batch.by_entry(outcomes), records
 

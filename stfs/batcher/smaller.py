@@ -31,17 +31,20 @@ MOST_ALONE = 2
 
 
 class Piece:
-    """Some of a request's rows, to be run as an entry of its own. ``number`` is the request's place in its batch."""
+    """Some of a request's rows, to be run as an entry of its own. ``number`` is the request's place in its batch;
+    ``is_cut`` says that these are not all of them.
+    """
 
-    __slots__ = ("_entry", "inputs", "number", "rows")
+    __slots__ = ("_entry", "inputs", "is_cut", "number", "rows")
 
     requests = 1
 
-    def __init__(self, entry: Entry, number: int, inputs: Tensors, rows: int) -> None:
+    def __init__(self, entry: Entry, number: int, inputs: Tensors, rows: int, *, is_cut: bool = False) -> None:
         self._entry = entry
         self.number = number
         self.inputs = inputs
         self.rows = rows
+        self.is_cut = is_cut
 
     @property
     def answered(self) -> bool:
@@ -52,14 +55,26 @@ class Piece:
         """Its first ``rows`` rows, and the rest; views."""
         first, rest = ({name: a[part] for name, a in self.inputs.items()} for part in (slice(rows), slice(rows, None)))
         entry, number = self._entry, self.number
-        return Piece(entry, number, first, rows), Piece(entry, number, rest, self.rows - rows)
+        return (
+            Piece(entry, number, first, rows, is_cut=True),
+            Piece(entry, number, rest, self.rows - rows, is_cut=True),
+        )
 
 
 def run_smaller(
-    batch: Batch, limit_rows: int, policy: BatchPolicy, name: str, attempt: Attempt, blame: Blame
+    batch: Batch,
+    limit_rows: int,
+    policy: BatchPolicy,
+    name: str,
+    attempt: Attempt,
+    blame: Blame,
+    *,
+    mixes_pieces: bool = True,
 ) -> list[Outcome]:
     """An outcome for each entry of ``batch``, whose entries are single requests; no run has more than ``limit_rows``.
 
+    ``mixes_pieces`` is false where the shape of answers depends on who else is in a run: those to the pieces of one
+    request must fit together.
     What does not fit by the smallest batch that makes sense is told :class:`OutOfMemory`. The model's thread.
     """
     count = len(batch.entries)
@@ -71,7 +86,7 @@ def run_smaller(
     )
     patience = MOST_ALONE
     begun_rows = limit_rows
-    while part := _take(todo, limit_rows, errors):
+    while part := _take(todo, limit_rows, errors, mixes_pieces):
         run = batch.of(part, [piece.inputs for piece in part])
         got, error = attempt(run)
         if isinstance(error, OutOfMemory):
@@ -102,7 +117,9 @@ def too_large(name: str, rows: int, error: OutOfMemory) -> OutOfMemory:
     return told
 
 
-def _take(todo: deque[Piece], limit_rows: int, errors: Sequence[RequestError | None]) -> list[Piece]:
+def _take(
+    todo: deque[Piece], limit_rows: int, errors: Sequence[RequestError | None], mixes_pieces: bool
+) -> list[Piece]:
     """The next pieces that fit into ``limit_rows``; the last of them is cut to fit. Nobody's rows are left out."""
     part: list[Piece] = []
     rows = 0
@@ -116,9 +133,13 @@ def _take(todo: deque[Piece], limit_rows: int, errors: Sequence[RequestError | N
                 break
             piece, rest = piece.cut(limit_rows)
             todo.appendleft(rest)
+        runs_alone = piece.is_cut and not mixes_pieces
+        if runs_alone and part:
+            todo.appendleft(piece)
+            break
         rows += piece.rows
         part.append(piece)
-        if rows >= limit_rows:
+        if runs_alone or rows >= limit_rows:
             break
     return part
 

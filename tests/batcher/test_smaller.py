@@ -12,6 +12,7 @@ from stfs.batcher.fitting import TRY_AGAIN_BATCHES, TRY_AGAIN_S
 from stfs.batcher.policy import BatchPolicy
 from stfs.batcher.queue import Entry
 from stfs.batcher.runner import Batch, Runner
+from stfs.batcher.shapes import PaddedInput, Padding
 from stfs.errors import InvalidRequest, ModelFailed, OutOfMemory, Unavailable
 
 POISON = -1.0
@@ -257,6 +258,18 @@ def test_waiting_for_company_ends_when_as_many_are_there_as_fit():
     both = asked(driver, 2)
     driver.settle()
     assert [one.outputs["y"].tolist() for one in both] == [[0], [2]]
+
+
+def test_the_pieces_of_a_request_come_back_in_one_shape_whoever_else_is_padded():
+    device = Device(2)
+    driver = Driver(device, padding=Padding({"x": PaddedInput((1,), 0)}, to_largest=True, max_rows=16))
+    for _ in range(2):  # the second time the limit is known
+        three, one, four = driver.ask(np.ones((3, 2))), driver.ask(np.ones((1, 5))), driver.ask(np.ones((4, 3)))
+        driver.settle()
+        np.testing.assert_array_equal(three.outputs["y"], np.full((3, 2), 2.0))
+        np.testing.assert_array_equal(four.outputs["y"], np.full((4, 3), 2.0))
+        np.testing.assert_array_equal(one.outputs["y"], np.full((1, 5), 2.0))
+    assert max(device.sizes[-5:]) == 2
 
 
 def test_preferred_sizes_over_what_fits_keep_nobody_from_an_answer():
