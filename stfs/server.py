@@ -136,6 +136,8 @@ class Server:
                 rpc_socket = _bind(self.config.host, self.config.grpc_port, "grpc_port")
             if self.config.grpc_port is not None or self.config.grpc_socket_path is not None:
                 self._rpc = _rpc_server(self.context, rpc_socket, tls)
+            if self._socket is not None and self.config.workers > 1:
+                await self._begin_fronts(self._socket)  # they make ready while the models load
             with _told_once():
                 failures = await self.manager.start(_spec(model) for model in self.models)
                 if failures and not self.config.wait_for_models:
@@ -143,8 +145,11 @@ class Server:
             if failures:
                 await self._wait_for_models()
             await self.manager.loaded()  # further versions: who is told that the server serves may ask for any
-            if self._socket is not None and self.config.workers > 1:
-                await self._start_fronts(self._socket)
+            if self._socket is not None and self._fronts is not None:
+                try:
+                    self._socket = await self._fronts.open(self._socket)
+                except OSError as error:
+                    raise _cannot_listen(self.config.host, self.config.port, error, "port") from None
             elif self._socket is not None:
                 self._runner = make_runner(self.context)
                 await self._runner.setup()
@@ -171,8 +176,8 @@ class Server:
         followed = [part.followed for part in (tls, self._door) if part is not None and part.followed is not None]
         self._following = [asyncio.create_task(one.follow()) for one in followed]
 
-    async def _start_fronts(self, held: socket.socket) -> None:
-        """Have front processes listen where ``held`` is bound. Raises :class:`SetupError`."""
+    async def _begin_fronts(self, held: socket.socket) -> None:
+        """Start front processes that are to listen where ``held`` is bound. Raises :class:`SetupError`."""
         if (access_log := open_log(self.config)) is not None:  # so that a file that cannot be written is told here
             access_log.close()
         fronts = self._fronts = Fronts(
@@ -186,9 +191,9 @@ class Server:
         inside = self._inside = Inside(self.context, fronts.sync, lambda: fronts.is_stale)
         await inside.start()
         try:
-            self._socket = await fronts.start(held)
+            fronts.begin(held)
         except OSError as error:
-            raise _cannot_listen(self.config.host, self.config.port, error, "port") from None
+            raise SetupError(f"front processes cannot be started: {error}; choose fewer --workers") from None
 
     async def _wait_for_models(self) -> None:
         """Return when every model serves. Raises :class:`SetupError` when one has failed for good.

@@ -91,19 +91,19 @@ class FrontProcess:
         """Serve until the main process says ``stop``; returns when what was in flight has been answered."""
         loop = asyncio.get_running_loop()
         self._started: asyncio.Future[Message] = loop.create_future()
+        self._has_table = asyncio.Event()
         self._stopped = asyncio.Event()
         self._engine.wire = Wire(loop, self._ring, self._descriptors, self._engine.take, _broken)
         await loop.create_connection(lambda: self._messages, sock=self._control)
         message = await self._started
         config: ServerConfig = decode_config(message["config"])
-        self._slots = RunSlots(config.run_slots, usable_cores())
         logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-        self._mirror.take(message["table"])
         try:
             tls, door = make_tls(config), make_door(config)
             tracing = Tracing(config.tracing, config.tracing_sample) if config.tracing else None
             runner = Outside(self._context(config, door, tracing), self._engine.wire.send_connection).make_runner()
             await runner.setup()
+            await self._has_table.wait()  # nothing is accepted before there is something to answer with
             if not message["replacement"]:  # one that died is missed: it accepts first, and loads then
                 await self._mirror.settled()
         except StfsError as error:
@@ -165,9 +165,11 @@ class FrontProcess:
     def _take(self, message: Message) -> None:
         match message["op"]:
             case "start":
+                self._slots = RunSlots(decode_config(message["config"]).run_slots, usable_cores())
                 self._started.set_result(message)
             case "table":
                 self._mirror.take(message)
+                self._has_table.set()
             case "sync":
                 told = counts.encode(self._metrics.take())
                 self._messages.send({"op": "synced", "number": message["number"], "counts": told})

@@ -16,7 +16,7 @@ from stfs.config import ModelConfig, ServerConfig
 from stfs.context import FrontStatus
 from stfs.front import sockets
 from stfs.front.process import Front
-from stfs.front.table import WatchedRegistry
+from stfs.front.table import Replicas, WatchedRegistry
 from stfs.metrics import Metrics
 from stfs.model import Model
 from stfs.platforms.worker_policy import crashes_in_a_row, restart_delay_s
@@ -32,7 +32,8 @@ BACK_AT_ONCE_S = 0.2
 
 
 class Fronts:
-    """``config.workers`` front processes. Event-loop thread; :meth:`start` and :meth:`stop` are called once each.
+    """``config.workers`` front processes. Event-loop thread; :meth:`begin`, :meth:`open` and :meth:`stop` are called
+    once each, in that order.
 
     ``configured`` tells the models that are to be served. ``on_connection`` gets sockets whose other end
     speaks HTTP for a front, about whatever is not an inference. ``tracing`` is where spans of batches go.
@@ -56,22 +57,33 @@ class Fronts:
         self._slots: list[_Slot] = []
         self._numbers: WeakKeyDictionary[Model, int] = WeakKeyDictionary()
         self._last_number = count(1)
+        self._replicas = Replicas(config.engine)
+        self._opened = asyncio.Event()  # there is something to serve
         self._is_stale = False  # the fronts have yet to be told of a change
         self._stopping = False
         registry.on_change = self._changed
 
-    async def start(self, held: socket.socket) -> socket.socket:
-        """Listen on the address that ``held`` is bound to, and return when every front accepts connections.
+    def begin(self, held: socket.socket) -> None:
+        """Start the processes, which make ready while models load; nobody listens before :meth:`open`.
 
-        ``held`` is closed; a socket that is bound to the same address is returned, for its address alone. Raises
-        :class:`OSError` if somebody listens there already, or if there is no process to be had, and
-        :class:`stfs.front.process.FrontEnded`; call :meth:`stop` then.
+        ``held`` is bound to the address, stays the caller's, and does not listen. Raises :class:`OSError` if there is
+        no process to be had; call :meth:`stop` then, as whenever the fronts are not wanted after all.
         """
         address, family = held.getsockname(), held.family
-        listeners = sockets.shared(held, self._config.workers)
+        listeners = sockets.bound(held, self._config.workers)
         self._slots = [_Slot(self, listener, address, family) for listener in listeners]
         for slot in self._slots:
             slot.begin()
+
+    async def open(self, held: socket.socket) -> socket.socket:
+        """Serve what is published; return when every front accepts connections.
+
+        ``held`` is closed; a socket that is bound to the same address is returned, for its address alone. Raises
+        :class:`OSError` if somebody listens there already, and :class:`stfs.front.process.FrontEnded`.
+        """
+        listeners = [slot.listener for slot in self._slots if slot.listener is not None]
+        sockets.listen(held, listeners)
+        self._opened.set()
         await asyncio.gather(*(slot.opened() for slot in self._slots))
         return listeners[0]
 
@@ -97,8 +109,13 @@ class Fronts:
         for slot in self._slots:
             slot.close_listener()
         fronts = self._fronts()
+        for slot in self._slots:
+            slot.give_up()
         for front in fronts:
-            front.stop()
+            if front.started.done():
+                front.stop()
+            else:  # it has nothing to finish
+                front.kill()
         if not fronts:
             return
         _, late = await asyncio.wait([front.ended for front in fronts], timeout=limit_s)
@@ -138,7 +155,7 @@ class _Slot:
         self.front: Front | None = None
         self.restarts = 0
         self._fronts = fronts
-        self._listener: socket.socket | None = listener
+        self.listener: socket.socket | None = listener
         self._address = address
         self._family = family
         self._crashes = 0
@@ -153,40 +170,51 @@ class _Slot:
     def begin(self) -> None:
         """Start a front here."""
         fronts = self._fronts
-        if self._listener is None:
-            self._listener = sockets.another(self._address, self._family)
+        if self.listener is None:
+            self.listener = sockets.another(self._address, self._family)
         self.front = Front(
             fronts._config,
-            self._listener,
+            self.listener,
             fronts._registry,
             fronts._metrics,
             fronts._number_of,
+            fronts._replicas.wants,
             fronts._on_connection,
             self._ended,
             tracing=fronts._tracing,
             is_replacement=self.restarts > 0,
         )
         self._opening = asyncio.get_running_loop().create_task(self._open(self.front))
+        self._opening.add_done_callback(_told)
 
     async def opened(self) -> None:
         """Return when the front that was begun accepts connections. Raises :class:`FrontEnded` if it does not."""
         assert self._opening is not None, "it has been begun"
         await self._opening
 
+    def give_up(self) -> None:
+        """Wait for the front no more."""
+        if self._opening is not None:
+            self._opening.cancel()
+
     async def _open(self, front: Front) -> None:
+        await front.begin()
+        await self._fronts._opened.wait()
         await front.open(self._fronts._configured())
         # What changed while it started is told now.
         front.tell_table(self._fronts._configured())
 
     def close_listener(self) -> None:
         """Accept no more here. The front has the socket too, and closes it when it is told to stop."""
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        if self.listener is not None:
+            self.listener.close()
+            self.listener = None
 
     def _ended(self, front: Front) -> None:
         if self._fronts._stopping:
             return
+        if not self._fronts._opened.is_set():
+            return  # the server does not come up, which is told when its models have been loaded
         loop = asyncio.get_running_loop()
         self._crashes = crashes_in_a_row(self._crashes, loop.time() - front.started_s)
         delay_s = restart_delay_s(self._crashes)
@@ -206,3 +234,9 @@ class _Slot:
             log.error("no front process can be started: %s", error)
             self._crashes += 1
             asyncio.get_running_loop().call_later(restart_delay_s(self._crashes), self._begin_again)
+
+
+def _told(task: asyncio.Task[None]) -> None:
+    """Whoever waits for it hears what it raised; one that takes another's place has nobody who does, but the log."""
+    if not task.cancelled():
+        task.exception()

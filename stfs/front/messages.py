@@ -1,7 +1,8 @@
 """What a front process and the main one say to each other beside requests: small JSON messages over a socket pair.
 
-The main process says ``start`` (the configuration), ``table`` (what is served), ``sync`` and ``stop``; a front says
-``listening``, ``released`` (a version that none of its requests holds any more), ``counts``, ``synced`` and ``bye``.
+The main process says ``start`` (the configuration), ``table`` (what is served; the first when there is something),
+``sync`` and ``stop``; a front says ``listening``, ``released`` (a version that none of its requests holds any more),
+``counts``, ``synced`` and ``bye``.
 Messages are read in the order in which they were said, which ``sync`` relies on: who answers it has done all before it.
 """
 

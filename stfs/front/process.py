@@ -55,6 +55,7 @@ class Front:
         registry: WatchedRegistry,
         metrics: Metrics,
         number_of: Callable[[Model], int],
+        is_replicated: Callable[[Model, ModelConfig], bool],
         on_connection: Callable[[socket.socket], None],
         on_end: Callable[[Front], None],
         *,
@@ -67,7 +68,7 @@ class Front:
         self._on_end = on_end
         self._is_replacement = is_replacement
         self.desk = Desk(tracing)
-        self._told = Told(registry, self.desk, number_of, config.engine)
+        self._told = Told(registry, self.desk, number_of, is_replicated)
         self.started: asyncio.Future[None] = self._loop.create_future()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self.started_s = self._loop.time()
@@ -96,11 +97,16 @@ class Front:
         self.pid = self._popen.pid
         self._control = control
 
+    async def begin(self) -> None:
+        """Tell it how to serve, which it makes ready for."""
+        await self._loop.create_connection(lambda: self._messages, sock=self._control)
+        config = encode_config(replace(self._config, models=()))
+        self._messages.send({"op": "start", "config": config, "replacement": self._is_replacement})
+
     async def open(self, configured: Sequence[ModelConfig]) -> None:
         """Tell it what to serve; return when it accepts connections. Raises :class:`FrontEnded` if it does not."""
-        await self._loop.create_connection(lambda: self._messages, sock=self._control)
-        config, table = encode_config(replace(self._config, models=())), self._told.message(configured)
-        self._messages.send({"op": "start", "config": config, "table": table, "replacement": self._is_replacement})
+        if not self._is_ending:  # who has gone would hold what it is told of for ever
+            self.tell_table(configured)
         await self.started
 
     def tell_table(self, configured: Sequence[ModelConfig]) -> None:
@@ -168,6 +174,8 @@ class Front:
 
     def _end(self) -> None:
         """Its socket has ended."""
+        if self._is_ending:
+            return
         self._is_ending = True
         self.desk.close()
         for done in self._synced.values():
@@ -185,6 +193,7 @@ class Front:
             await wait
         if not self.started.done():
             self.started.set_exception(FrontEnded(f"a front process ended with status {self._popen.returncode}"))
+            self.started.exception()  # nobody may wait for it any more, which is no news then
         self.ended.set_result(None)
         self._on_end(self)
 

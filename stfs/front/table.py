@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from stfs.batcher.policy import BatchPolicy
 from stfs.config import ModelConfig
@@ -74,11 +75,17 @@ class Told:
     before the front has said that none of its requests needs it (or the drain timeout has passed).
     """
 
-    def __init__(self, registry: WatchedRegistry, desk: Desk, number_of: Callable[[Model], int], engine: str) -> None:
+    def __init__(
+        self,
+        registry: WatchedRegistry,
+        desk: Desk,
+        number_of: Callable[[Model], int],
+        is_replicated: Callable[[Model, ModelConfig], bool],
+    ) -> None:
         self._registry = registry
         self._desk = desk
         self._number_of = number_of
-        self._engine = engine
+        self._is_replicated = is_replicated
 
     def message(self, configured: Sequence[ModelConfig]) -> Message:
         """The table as it is now, with what is new to the front in full."""
@@ -96,7 +103,7 @@ class Told:
                 else:
                     self._desk.hold(number, handle)
                     config = configs.get(name)
-                    is_replica = config is not None and _replicates(self._engine, handle.model, config)
+                    is_replica = config is not None and self._is_replicated(handle.model, config)
                     policy = BatchPolicy() if config is None else config.batch
                     told = encode_model(number, handle.model, policy)
                     new.append(told | {"replica": encode_config(config, is_replica)})
@@ -110,15 +117,30 @@ class Told:
         }
 
 
-def _replicates(engine: str, model: Model, config: ModelConfig) -> bool:
-    return replicates(
-        engine,
-        in_process=model.worker is None and not model.has_instances,
-        caches=model.shares_answers,
-        device="cuda" if model.on_gpu else config.device,
-        file_bytes=_bytes_at(model.path) if engine == "auto" else 0,
-        run_s=[one.cost.of(1) for one in model.calibrations.values() if one.cost is not None],
-    )
+class Replicas:
+    """Which models fronts load for themselves: decided once for each that is loaded, the same for every front.
+
+    So a front that takes another's place has what the others have, whatever has been learnt of the model since.
+    ``engine`` is the option. Event-loop thread.
+    """
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
+        self._decided: WeakKeyDictionary[Model, bool] = WeakKeyDictionary()
+
+    def wants(self, model: Model, config: ModelConfig) -> bool:
+        """Whether every front loads this one."""
+        decided = self._decided.get(model)
+        if decided is None:
+            decided = self._decided[model] = replicates(
+                self._engine,
+                in_process=model.worker is None and not model.has_instances,
+                caches=model.shares_answers,
+                device="cuda" if model.on_gpu else config.device,
+                file_bytes=_bytes_at(model.path) if self._engine == "auto" else 0,
+                run_s=[one.cost.of(1) for one in model.calibrations.values() if one.cost is not None],
+            )
+        return decided
 
 
 def _bytes_at(path: Path) -> int:

@@ -12,7 +12,7 @@ from stfs.config import ModelConfig
 from stfs.errors import ModelNotFound, Unavailable, VersionNotFound
 from stfs.front.engine import Desk
 from stfs.front.remote import Engine, remote_model
-from stfs.front.table import Mirror, Told, WatchedRegistry
+from stfs.front.table import Mirror, Replicas, Told, WatchedRegistry
 from stfs.model import Model
 
 
@@ -23,7 +23,8 @@ class Both:
         self.registry = WatchedRegistry()
         self.desk = Desk()
         self.numbers: dict[Model, int] = {}
-        self.told = Told(self.registry, self.desk, lambda m: self.numbers.setdefault(m, len(self.numbers) + 1), engine)
+        number_of = lambda model: self.numbers.setdefault(model, len(self.numbers) + 1)  # noqa: E731
+        self.told = Told(self.registry, self.desk, number_of, Replicas(engine).wants)
         self.released: list[int] = []
         self.mirror = Mirror(lambda message: remote_model(Engine(), message), replicate, self._release)
         self.changes = 0
