@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from front_pair import FLOATS, Pair
 
+from stfs.calibration.result import Calibration
 from stfs.config import ModelConfig
 from stfs.errors import ModelNotFound, Unavailable, VersionNotFound
 from stfs.front.engine import Desk
@@ -174,3 +175,30 @@ def test_a_replica_that_does_not_load_leaves_the_model_where_it_is(caplog):
     with caplog.at_level(logging.WARNING):
         asyncio.run(work())
     assert 'model "model" version 1 stays with the main process, for it does not load here: no memory' in caplog.text
+
+
+def test_what_fronts_load_is_decided_once_for_each_model_that_is_loaded():
+    async def work():
+        async with Pair() as pair:
+            registry, replicas = WatchedRegistry(), Replicas("auto")
+            calibrations = {"serving_default": Calibration(times=((1, 1e-4),), alpha_s=1e-4, beta_s=1e-6)}
+            small = model(pair, 1)
+            small.calibrations = calibrations
+            registry.publish("model", 1, small)
+            config = ModelConfig("model", base_path=pair.model.path)
+
+            def told():
+                """What a front that is started now is told of the model."""
+                (new,) = Told(registry, Desk(), lambda _: 1, replicas.wants).message([config])["new"]
+                return new["replica"] is not None
+
+            assert told()
+            calibrations["serving_default"] = Calibration(times=((1, 5.0),), alpha_s=5.0, beta_s=1e-6)
+            assert told()  # as all others do
+            registry.withdraw("model", 1)
+            again = model(pair, 1)
+            again.calibrations = calibrations
+            registry.publish("model", 1, again)
+            assert not told()  # it was loaded anew, and timed
+
+    asyncio.run(work())
