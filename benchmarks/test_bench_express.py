@@ -114,7 +114,7 @@ def test_in_and_out(benchmark: Any, tmp_path: Path, step: str) -> None:
             (batcher,) = handle.model._batchers.values()
         jobs: list[Callable[[], None]] = []
         finished: list[Callable[[], None]] = []
-        batcher._start = jobs.append
+        batcher.dispatcher.start = jobs.append
 
         class Later:
             """The loop, but for what a run sends home: the benchmark calls that itself."""
@@ -125,15 +125,15 @@ def test_in_and_out(benchmark: Any, tmp_path: Path, step: str) -> None:
             def __getattr__(self, name: str) -> Any:
                 return getattr(loop, name)
 
-        batcher._given_loop = Later()
+        batcher.home.given = Later()
 
         def arrive() -> None:
             for handler in handlers:
                 handler.data_received(MESSAGE)
 
         def run() -> None:
-            batcher.woken = False
-            batcher._step()
+            batcher.dispatcher.woken = False
+            batcher.dispatcher.step()
             jobs.pop()()
 
         def answer() -> None:
@@ -153,7 +153,7 @@ def test_in_and_out(benchmark: Any, tmp_path: Path, step: str) -> None:
         benchmark.pedantic(timed, setup=before, rounds=count, warmup_rounds=100)
         before_in()
         assert {sink.answers for sink in sinks} == {count + 100}
-        batcher._given_loop, batcher._start = loop, None
+        batcher.home.given, batcher.dispatcher.start = loop, None
         for handler in handlers:
             handler.force_close()
         await server.stop_listening()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -123,6 +123,22 @@ def _check_count(field: str, value: int) -> int:
     if type(value) is not int or value < 0:
         raise ConfigError(f"{field} must be a whole number, 0 or more, not {value!r}")
     return value
+
+
+def for_rows(policy: BatchPolicy, merge: bool, row_bytes: int | None) -> tuple[BatchPolicy, int]:
+    """The policy of rows that do not stack, if so; with bytes as rows, if all have ``row_bytes``.
+
+    And those bytes, if they are why no more rows may wait; else 0.
+    """
+    if not merge:
+        policy = replace(
+            policy, max_batch_size=1, batch_timeout_s=0.0, allowed_batch_sizes=(), preferred_batch_sizes=()
+        )
+    if row_bytes and policy.max_enqueued_bytes:
+        rows = max(policy.max_enqueued_bytes // row_bytes, 1)
+        if rows < policy.max_enqueued_rows:
+            return replace(policy, max_enqueued_rows=rows), row_bytes
+    return policy, 0
 
 
 class Load(NamedTuple):

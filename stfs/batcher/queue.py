@@ -158,6 +158,19 @@ class Entry:
             log.exception("a reply raised; its request counts as answered")
 
 
+def tell_journeys(entries: Sequence[Entry], rows: int, reason: str, launched_s: float, finished_s: float) -> None:
+    """Write the journeys of a batch of ``rows`` rows that has come home. Its entries have not been answered."""
+    position = 0
+    together = Together(rows, reason, launched_s, finished_s)
+    for entry in entries:
+        if (journey := entry.journey) is not None:
+            together.journeys.append(journey)
+            journey.together = together
+            journey.queue_s, journey.run_s = launched_s - entry.arrived_s, finished_s - launched_s
+            journey.rows, journey.position = rows, position
+        position += entry.rows
+
+
 class Queue:
     """Entries in order of arrival. An entry without rows counts as one row here, so that no bound on rows overlooks it.
 

@@ -138,7 +138,7 @@ class SharingBatcher(Batcher):
 
         With large inputs a full queue is told by the reply.
         """
-        if not self.is_open or self._closed is not None:
+        if not self.is_open or self._ending.begun:
             return super().submit(inputs, rows, reply, deadline_s, journey, priority, client)
         now_s = self.clock()
         if deadline_s is not None and deadline_s <= now_s:
@@ -149,8 +149,8 @@ class SharingBatcher(Batcher):
             self._digest_away(waiter, inputs, rows, priority)
         else:
             self._look_up(waiter, inputs, rows, (digest(self._place, inputs), priority))
-        if deadline_s is not None and self._deadlines.add(waiter, deadline_s):
-            self._watch_deadlines()
+        if deadline_s is not None:
+            self._deadlines.add(waiter, deadline_s)
         return waiter
 
     def lane(self, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> Lane | None:
@@ -158,7 +158,7 @@ class SharingBatcher(Batcher):
         return None
 
     def _digest_away(self, waiter: Waiter, inputs: Tensors, rows: int, priority: int) -> None:
-        digested = self._loop.run_in_executor(None, digest, self._place, inputs)
+        digested = self.home.loop.run_in_executor(None, digest, self._place, inputs)
 
         def look_up(future: asyncio.Future[bytes]) -> None:
             if future.cancelled() or waiter.answered:
@@ -175,7 +175,7 @@ class SharingBatcher(Batcher):
     def _look_up(self, waiter: Waiter, inputs: Tensors, rows: int, key: FlightKey) -> None:
         if self._cache is not None and (outputs := self._cache.get(key[0])) is not None:
             self._tell(waiter, HIT)
-            self._loop.call_soon(waiter.answer, outputs, None)
+            self.home.loop.call_soon(waiter.answer, outputs, None)
             return
         flight = self._flights.get(key)
         if flight is None:
@@ -184,7 +184,7 @@ class SharingBatcher(Batcher):
         else:
             if waiter.journey is not None and flight.entry.journey is None:
                 flight.entry.journey = Journey()
-                self._anybody_asks = True
+                self.dispatcher.anybody_asks = True
             self._tell(waiter, SHARED)
         flight.join(waiter)
 
@@ -219,10 +219,7 @@ class SharingBatcher(Batcher):
             waiter.flight = None
             if waiter.journey is not None and flight.entry.journey is not None:
                 _travelled_along(waiter.journey, flight.entry.journey, waiter.arrived_s)
-            try:
-                waiter.answer(outputs if outputs is None else dict(outputs), error)
-            except BaseException as end:
-                self._raise_later(end)
+            self.home.answer(waiter, outputs if outputs is None else dict(outputs), error)
         if outputs is not None and self._cache is not None:
             self._keep(self._cache, flight.key[0], outputs)
 
@@ -259,7 +256,7 @@ class SharingBatcher(Batcher):
             if not future.cancelled() and future.exception() is None:  # no memory for it, for one
                 put(future.result())
 
-        self._loop.run_in_executor(None, kept, outputs).add_done_callback(copied)
+        self.home.loop.run_in_executor(None, kept, outputs).add_done_callback(copied)
 
     async def close(self) -> None:
         """As :meth:`Batcher.close`; what was kept is forgotten."""

@@ -115,6 +115,7 @@ class Driver:
         **more: Any,
     ) -> None:
         self.loop = FakeLoop()
+        self.clock_ahead_s = 0.0  # of the loop's
         self.jobs: deque[Callable[[], None]] = deque()
         self.batches: list[Tensors] = []
         self.records: list[BatchRecord] = []
@@ -127,7 +128,7 @@ class Driver:
             name="m/1",
             merge=merge,
             loop=self.loop,  # type: ignore[arg-type]
-            clock=lambda: self.loop.now_s,
+            clock=lambda: self.loop.now_s + self.clock_ahead_s,
             observer=self.records.append,
             start=self.jobs.append,
             instances=[Instance(self._run, is_up, concurrent=bool(i % 2)) for i, is_up in enumerate(ups)],

@@ -367,7 +367,7 @@ def test_a_reply_that_ends_the_process_lets_its_neighbours_hear_first(late):
 
 def test_an_observer_that_raises_is_survived(caplog):
     driver = Driver(double)
-    driver.batcher._observer = lambda record: 1 / 0
+    driver.batcher.dispatcher.observer = lambda record: 1 / 0
     asked = driver.ask([1])
     driver.settle()
     assert answers(asked) == [[2]]
@@ -380,12 +380,12 @@ def test_no_thread_to_be_had_is_told(caplog):
     def no_thread(job):
         raise RuntimeError("can't start new thread")
 
-    driver.batcher._start = no_thread
+    driver.batcher.dispatcher.start = no_thread
     asked = driver.ask([1])
     driver.settle()
     assert type(asked.error) is ModelFailed
     assert "can't start new thread" in str(asked.error)
-    driver.batcher._start = driver.jobs.append
+    driver.batcher.dispatcher.start = driver.jobs.append
     again = driver.ask([2])
     driver.settle()
     assert answers(again) == [[4]]

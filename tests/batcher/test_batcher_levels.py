@@ -290,10 +290,8 @@ def test_preferred_sizes_without_a_delay_make_nobody_wait():
 def test_a_clock_that_steps_loses_nothing_and_hangs_nobody(policy, step_s):
     """Timers are the loop's, whose own clock goes on; only the batcher's has stepped."""
     driver = Driver(double, policy)
-    offset_s = 0.0
-    driver.batcher.clock = lambda: driver.loop.now_s + offset_s
     asked = [driver.ask([1]), driver.ask([2], deadline_s=1.0)]
-    offset_s = step_s
+    driver.clock_ahead_s = step_s
     asked += [driver.ask([3]), driver.ask([4], deadline_s=7200.0)]
     for _ in range(4):
         driver.settle()

@@ -185,4 +185,4 @@ def test_a_model_that_nobody_is_refused_by_promises_nothing():
     for _ in range(20):
         driver.ask([1.0] * random.Random(1).randrange(1, 9))
     driver.settle()
-    assert driver.batcher._promises is None
+    assert driver.batcher._refusals.promises is None

@@ -175,7 +175,7 @@ def test_retry_after_counts_rows_that_leave_side_by_side():
 
 def test_threads_start_with_the_first_batch_that_needs_them():
     driver = Driver(double, EAGER, ups=[lambda: True] * 3)
-    driver.batcher._start = None
+    driver.batcher.dispatcher.start = None
     assert [place.thread.started for place in driver.batcher.places] == [False] * 3
     driver.ask([1])
     turn(driver)

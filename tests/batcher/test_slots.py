@@ -223,7 +223,7 @@ def test_where_there_is_one_slot_a_model_that_hangs_gives_it_up():
 def test_a_run_that_is_given_up_gives_its_slot_back_at_once():
     world = World(limit=1)
     hung = world.model("hung", None)
-    hung.batcher._run_timeout_s = 0.5
+    hung.batcher._watch.limit_s = 0.5
     fine = world.model("fine", 0.1)
     hung.ask()
     world.run(0.1)
@@ -277,7 +277,7 @@ def test_an_error_in_one_batcher_is_not_anothers():
     broken.ask()
     fine.ask()
     world.run(0.01)
-    broken.batcher._share.step = lambda: 1 / 0
+    broken.batcher.dispatcher.share.step = lambda: 1 / 0
     world.run(1)
     assert fine.runs == 1
 

@@ -418,11 +418,11 @@ class Storm:
         for batcher in self.batchers:
             if batcher.queued_rows or batcher.in_flight_rows or batcher.in_flight_batches:
                 raise Broken(f"{batcher.queued_rows} rows queued and {batcher.in_flight_rows} in flight are left")
-            if batcher._closed is None:
+            if batcher._ending.closed is None:
                 self.close(batcher)
         self.settle()
         for batcher in self.batchers:
-            if batcher._closed is None or not batcher._closed.done():
+            if batcher._ending.closed is None or not batcher._ending.closed.done():
                 raise Broken("a batcher does not come to its end")
         for closing in self.closings:
             closing.close()

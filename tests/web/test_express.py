@@ -86,13 +86,13 @@ class Served:
         held: list[Callable[[], None]] = []
         batcher = self.batcher(model)
         self._held.append((batcher, held))
-        batcher._start = held.append
+        batcher.dispatcher.start = held.append
         return held
 
     def let_go(self) -> None:
         """Nothing is held any more, so that a test that fails comes to its end."""
         for batcher, held in self._held:
-            batcher._start = None
+            batcher.dispatcher.start = None
             (place,) = batcher.places
             while held:
                 place.thread(held.pop(0))
