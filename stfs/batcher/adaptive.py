@@ -106,10 +106,9 @@ class CostFit:
             return  # a clock that has gone back
         old = self.cost
         if self.batches >= LEAST_BATCHES:
-            likely_s = max(ODD * old.of(rows), LEAST_ODD_S)
-            is_odd = run_s > likely_s
+            is_odd = run_s > LEAST_ODD_S and run_s > ODD * old.of(rows)
             if is_odd and not self._was_odd:
-                run_s = likely_s
+                run_s = max(ODD * old.of(rows), LEAST_ODD_S)
             self._was_odd = is_odd
         if self.batches:
             relative = run_s / max(old.of(rows), 1e-9) - 1.0

@@ -310,7 +310,8 @@ class Batcher:
 
     def before_step(self, now_s: float) -> None:
         """See to those who wait: who is late, who has waited too long, who may come back now."""
-        self._lanes.look_anew()
+        for lane in self._lanes.made:
+            lane.told = False
         self._deadlines.look(now_s)
         if self._levels is not None and self._levels.patience is not None:
             self._levels.patience.look(now_s)
@@ -341,7 +342,8 @@ class Batcher:
     def _turn_away(self) -> None:
         """None may wait for a thread that may never come: refuse what is queued, and what comes, until one is back."""
         self.closing = True
-        self._lanes.look_anew()
+        for lane in self._lanes.made:
+            lane.told = False
         while (entry := self.queue.oldest()) is not None:
             self.home.answer(entry, None, self._turned_away())
 

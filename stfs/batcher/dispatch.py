@@ -12,7 +12,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -161,7 +160,7 @@ class Dispatcher:
                 waited_s = math.inf  # the clock has gone back: nobody is kept waiting until it has caught up
             load = Load(self._queue.rows, waited_s, self.in_flight_batches, self.draining)
             policy = self._policy
-            if self.fits and (fitting_rows := self.fits.rows(oldest, now_s)):
+            if self.fits.known and (fitting_rows := self.fits.rows(oldest, now_s)):
                 policy = limited(policy, fitting_rows)
             step = decide(policy, load, self._slots)
             if not (step.take_rows and self._launch(step.take_rows, step.reason, waited_s, now_s)):
@@ -234,7 +233,7 @@ class Dispatcher:
         if self._wait_timer is not None:
             self._wait_timer.cancel()
             self._wait_timer = None
-        limit_rows = self.fits.rows(self._queue.oldest(), now_s) if self.fits else 0
+        limit_rows = self.fits.rows(self._queue.oldest(), now_s) if self.fits.known else 0
         entries, full = self._queue.take(min(take_rows, limit_rows) if limit_rows else take_rows)
         waited_s = waited_s if 0 <= waited_s < math.inf else 0.0  # by a clock that has gone back
         batch = Batch(entries, waited_s, "full" if full else reason, now_s, limit_rows)
@@ -286,7 +285,7 @@ class Dispatcher:
         if self.share is not None and batch.grant is not None:
             self.share.ended(batch.grant, now_s)
             if records and batch.grant.waited_s:
-                records[0] = replace(records[0], slot_wait_s=batch.grant.waited_s)
+                records[0] = records[0]._replace(slot_wait_s=batch.grant.waited_s)
         # Of batches side by side each counts the time since the last one, so that the sum is the time that it took.
         self._drain = self._drain.after(batch.rows or 1, now_s - self._busy_since_s)
         self._busy_since_s = now_s
@@ -299,7 +298,7 @@ class Dispatcher:
                 adaptive.finished(now_s, rows, now_s - launched_s, self._queue.rows + self.in_flight_rows)
             except Exception:
                 self._forget_what_was_learnt()
-        if self.fits or len(records) > 1:
+        if self.fits.known or len(records) > 1:
             self.fits.learn(batch, records, now_s)
         # First the next batch, then the answers to this one: the model works while they are written. But where a run is
         # hardly longer than that, a few stragglers had better go with those who ask again once they are answered.

@@ -24,11 +24,12 @@ except ImportError:
 class Lanes:
     """One for each input that was asked for."""
 
-    __slots__ = ("_by_key", "_made")
+    __slots__ = ("_by_key", "made")
 
     def __init__(self) -> None:
         self._by_key: dict[Hashable, Lane | None] = {}
-        self._made: list[Lane] = []
+        self.made: list[Lane] = []
+        """All that there are. Once the batcher has looked at the queue, what joins is news: ``told`` is false."""
 
     def of(self, batcher: Batcher, name: str, dtype: np.dtype[Any], row_shape: tuple[int, ...]) -> Lane | None:
         """The lane of ``batcher`` for that input. ``None`` for rows not for lanes, or if it is not compiled."""
@@ -38,20 +39,15 @@ class Lanes:
         if key not in self._by_key:
             try:
                 lane = self._by_key[key] = _Lane(batcher, name, dtype, row_shape, key)
-                self._made.append(lane)
+                self.made.append(lane)
             except ValueError:
                 self._by_key[key] = None
         return self._by_key[key]
-
-    def look_anew(self) -> None:
-        """The batcher has looked at the queue: what joins from now on is news."""
-        for lane in self._made:
-            lane.told = False
 
     def leave_room(self, rows: int) -> None:
         """Lanes are for newcomers: who is not let in there goes through ``submit``, where others are known.
 
         ``rows``: those queued up to which newcomers may join.
         """
-        for lane in self._made:
+        for lane in self.made:
             lane.max_enqueued_rows = rows

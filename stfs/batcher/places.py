@@ -37,12 +37,13 @@ class Instance(NamedTuple):
 class Place:
     """One instance with its thread. ``stuck`` counts runs that were given up and have not come home yet."""
 
-    __slots__ = ("busy", "instance", "runner", "stuck", "thread")
+    __slots__ = ("busy", "instance", "is_plain", "runner", "stuck", "thread")
 
     def __init__(self, instance: Instance, runner: Runner, name: str) -> None:
         self.instance = instance
         self.runner = runner
         self.thread = ModelThread(name)
+        self.is_plain = instance.is_up is _always  # and need not be asked
         self.busy = False
         self.stuck = 0
 
@@ -79,7 +80,7 @@ class Places:
         """
         places = self._all
         for place in places:
-            if not place.busy and place.is_fit:
+            if not place.busy and ((place.is_plain and not place.stuck) or place.is_fit):
                 place.busy = True
                 return place
         if any(place.busy for place in places):

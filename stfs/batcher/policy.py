@@ -244,8 +244,9 @@ class Drain(NamedTuple):
 
         It counts for ten times those before it at most, all together: a machine that was suspended is not a slow model.
         """
-        busy_s = max(busy_s, 0.0)
-        if self.rows:
+        if busy_s < 0:
+            busy_s = 0.0
+        elif busy_s > LEAST_ODD_S and self.rows:
             busy_s = min(busy_s, max(10 * self.busy_s, LEAST_ODD_S))
         return Drain(0.8 * self.rows + rows, 0.8 * self.busy_s + busy_s)
 

@@ -18,9 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice, repeat
-from typing import cast
+from typing import NamedTuple, cast
 
 from stfs.batcher.batch import merge, split
 from stfs.batcher.fitting import smaller
@@ -52,8 +51,7 @@ _UNHEARD: Outcome = (None, None)
 _BLAMELESS = (Unavailable, DeadlineExceeded)
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRecord:
+class BatchRecord(NamedTuple):
     """One run of the model. ``rows`` without padding, ``padded_rows`` with it; times in seconds.
 
     ``queue_wait_s``: how long the oldest of the batch's requests had waited when the batch left. ``run_s``: the time in
