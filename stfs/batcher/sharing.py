@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stfs.batcher.admission import level_of
 from stfs.batcher.batcher import Batcher
 from stfs.batcher.cache import ResponseCache, digest, kept
 from stfs.batcher.large import LargeEntry
@@ -143,6 +144,9 @@ class SharingBatcher(Batcher):
         now_s = self.clock()
         if deadline_s is not None and deadline_s <= now_s:
             raise DeadlineExceeded(f"the deadline passed {now_s - deadline_s:.3f} s before {self.name} was asked")
+        # The level that is meant: who names the default shares with who names none, and one that is not there is
+        # refused whatever is kept.
+        priority = level_of(self.policy, priority)
         waiter = Waiter(reply, now_s, deadline_s, journey)
         waiter.client = client
         if _is_large(inputs):

@@ -522,3 +522,16 @@ def test_in_a_storm_everybody_gets_the_answer_to_what_they_asked(limit_bytes):
         assert ("hit" in told) == (cache is not None)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("levels", [0, 3])
+def test_the_level_that_is_meant_counts_and_not_how_it_is_asked_for(levels):
+    policy = BatchPolicy(max_batch_size=1, priority_levels=levels, default_priority_level=2 if levels else 0)
+    driver = caching(policy=policy)
+    asked = [driver.ask([1.0], priority=priority) for priority in (0, 2)]
+    driver.settle()
+    assert [one.outputs["y"].tolist() for one in asked] == [[2.0], [2.0]]
+    assert driver.told == {"miss": 1, "shared": 1}
+    if levels:
+        with pytest.raises(InvalidRequest, match="priority must be 1"):  # though the answer is kept
+            driver.ask([1.0], priority=9)
