@@ -68,5 +68,8 @@ class Ending:
             self._ended()
 
     def _ended(self) -> None:
+        for place in self._places:
+            if not place.stuck:
+                place.let_go()
         if self.closed is not None and not self.closed.done():
             self.closed.set_result(None)

@@ -52,6 +52,10 @@ class Place:
         """Whether a batch had better run here than wait for another place."""
         return (not self.stuck or self.instance.concurrent) and self.instance.is_up()
 
+    def let_go(self) -> None:
+        """It runs nothing any more: what it ran may be freed, though others may hold this for longer."""
+        del self.runner, self.instance
+
 
 class Places:
     """All places of one batcher; threads start with the first batch that needs them."""
