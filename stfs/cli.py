@@ -124,6 +124,8 @@ def _serve(argv: Sequence[str], *, prog: str, positional: bool, **defaults: str)
     try:
         settings = config.from_environment(argv, prog=prog, positional=positional, defaults=defaults)
         _log_to_stderr(settings.log_level)
+        if warning := config.unknown_variables(os.environ):
+            logging.getLogger("stfs").warning("%s", warning)
         process.serve(settings, started_at_s)
     except SetupError as error:
         _fail(prog, str(error))

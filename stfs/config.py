@@ -11,6 +11,7 @@ import ipaddress
 import json
 import math
 import os
+import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +24,16 @@ from stfs.batcher.shape_plan import NO_SHAPES, ShapeOptions
 from stfs.errors import ConfigError
 from stfs.images.options import ImageOptions
 from stfs.lifecycle.policy import Latest, VersionPolicy
-from stfs.options import BY_NAME, MODEL_KEYS, OPTIONS, Option, build_parser
+from stfs.options import BY_NAME, MODEL_KEYS, OPTIONS, Option, build_parser, nearest
 
 TFSERVING_METRICS_PATH = "/monitoring/prometheus/metrics"
 """Where TensorFlow Serving has its metrics unless told otherwise."""
+
+OTHER_VARIABLES = re.compile(
+    # What commands, clients and tests of ours read, and what Kubernetes tells of a Service that is called stfs.
+    "STFS_(?:HOME|PURE_PYTHON|CA_FILE|AUTH_TOKEN|TEST_.*|SERVICE_.*|PORT_[0-9]+_(?:TCP|UDP).*)"
+)
+"""Environment variables that are no options, and known all the same."""
 
 ONE_MODEL = ("model_base_path", "model_name", "model_platform")
 """What says which model to serve, where there is no config file."""
@@ -220,6 +227,10 @@ def _read_file(path: Path) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     except ValueError as error:
         raise ConfigError(f"the config file {path} is not JSON: {error}") from None
     entries = content.get("model_config_list") if isinstance(content, dict) else None
+    if isinstance(content, dict) and entries is None:
+        for key in content:
+            if key not in BY_NAME and (close := nearest(key, ["model_config_list"], "{!r}")):
+                raise ConfigError(f"{path}: unknown key {key!r}{close}")
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError(
             f'the config file {path} must be {{"model_config_list": [{{"name": ..., "base_path": ...}}]}}'
@@ -228,8 +239,14 @@ def _read_file(path: Path) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     for key, value in content.items():
         if key == "model_config_list":
             continue
-        if key not in BY_NAME or key in (*ONE_MODEL, "model_config_file"):
-            raise ConfigError(f"{path}: unknown key {key!r}")
+        if (key in MODEL_KEYS and key not in BY_NAME) or key in ONE_MODEL:
+            own = next(name for name, option in MODEL_KEYS.items() if key in (name, option))
+            raise ConfigError(
+                f"{path}: unknown key {key!r}: a model's own, say it as {own!r} in its entry of model_config_list"
+            )
+        if key not in BY_NAME or key == "model_config_file":
+            close = nearest(key, ("model_config_list", *(BY_NAME.keys() - {*ONE_MODEL, "model_config_file"})), "{!r}")
+            raise ConfigError(f"{path}: unknown key {key!r}{close}")
         server[key] = _parse(BY_NAME[key], value, f"{path}: {key}")
     return server, entries
 
@@ -243,7 +260,7 @@ def _models(
     for position, entry in enumerate(entries):
         where = f"{file_name}: model_config_list[{position}]"
         if unknown := sorted(set(entry) - set(MODEL_KEYS)):
-            raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(MODEL_KEYS)}")
+            raise ConfigError(f"{where}: unknown key {unknown[0]!r}{_where_it_belongs(unknown[0])}")
         for key in ("name", "base_path"):
             if not isinstance(entry.get(key), str):
                 raise ConfigError(f"{where}: {key!r} is missing or not a string")
@@ -256,6 +273,18 @@ def _models(
             raise ConfigError(f"{where}: the name {model.name!r} is taken by an earlier entry")
         models[model.name] = model
     return tuple(models.values())
+
+
+def _where_it_belongs(key: str) -> str:
+    """What to do about a key that is none of an entry's."""
+    if key in BY_NAME and key not in (*ONE_MODEL, "model_config_file"):
+        return ": it is said of the whole server, at the top of the file, beside model_config_list"
+    own = next((name for name, option in MODEL_KEYS.items() if key == option), "")
+    return (
+        f", did you mean {own!r}?"
+        if own
+        else nearest(key, MODEL_KEYS, "{!r}") or (f"; known are {', '.join(MODEL_KEYS)}")
+    )
 
 
 def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
@@ -421,3 +450,15 @@ def _server(options: Mapping[str, Any], models: tuple[ModelConfig, ...], auth: M
 def from_environment(argv: Sequence[str], *, prog: str, positional: bool, defaults: Mapping[str, str]) -> ServerConfig:
     """:func:`load` with this process's environment."""
     return load(argv, os.environ, prog=prog, positional=positional, defaults=defaults)
+
+
+def unknown_variables(environ: Mapping[str, str]) -> str:
+    """One line about the variables that begin as an option's do and are none; empty if there are none."""
+    known = {option.variable for option in OPTIONS}
+    unknown = sorted(
+        name
+        for name in environ
+        if name.startswith("STFS_") and name not in known and not OTHER_VARIABLES.fullmatch(name)
+    )
+    told = [f"{name[:80]}{nearest(name, known)}" for name in unknown]
+    return f"environment variables that are no option's, so that nothing reads them: {'; '.join(told)}" if told else ""

@@ -7,9 +7,11 @@ amount to is ``stfs.config``'s to say.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,11 +64,18 @@ def _port_if_any(text: str) -> int | None:
     return _port(text) if text.strip() else None
 
 
-def _duration(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise ValueError("expected a number, 0 or more")
+def _number(text: str, low: float, high: float, expected: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"expected {expected}")
     return value
+
+
+def _duration(text: str) -> float:
+    return _number(text, 0, math.inf, "a number, 0 or more, such as 0.5")
 
 
 def _user_name(text: str) -> str:
@@ -88,18 +97,32 @@ def _path(text: str) -> Path:
 
 
 def _version_policy(text: str) -> VersionPolicy:
-    return parse_version_policy(json.loads(text) if text.lstrip().startswith("{") else text)
+    is_json = text.lstrip().startswith("{")
+    return parse_version_policy(_object(text, '{"specific": {"versions": [1, 3]}}') if is_json else text)
 
 
-def _json_object(text: str) -> dict[str, Any]:
-    value = json.loads(text or "{}")
+def _object(text: str, example: str) -> dict[str, Any]:
+    """A JSON object. Raises :class:`ValueError` that shows one."""
+    problem = ""
+    try:
+        value = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        value, problem = None, f" ({error.msg} at character {error.pos + 1})"
     if not isinstance(value, dict):
-        raise ValueError("expected a JSON object")
+        raise ValueError(f"expected a JSON object, such as {example}{problem}")
     return value
 
 
+def _session_config(text: str) -> dict[str, Any]:
+    return _object(text, '{"intra_op_parallelism_threads": 2}')
+
+
+def _policies(text: str) -> dict[str, Any]:
+    return _object(text, '{"1": {"queue_timeout_ms": 50}}')
+
+
 def _labels(text: str) -> dict[str, int]:
-    labels = _json_object(text)
+    labels = _object(text, '{"stable": 1}')
     if any(type(version) is not int or version < 0 or not label for label, version in labels.items()):
         raise ValueError('expected a JSON object of version numbers by label, such as {"stable": 1}')
     return labels
@@ -133,10 +156,7 @@ def _collector(text: str) -> str:
 
 
 def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError("expected a number from 0 to 1")
-    return value
+    return _number(text, 0, 1, "a number from 0 to 1, such as 0.1")
 
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
@@ -154,13 +174,19 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",") if part.strip())
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError("expected whole numbers with commas between, such as 8,32,128") from None
 
 
 def _bytes(text: str) -> int:
     units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
     number, unit = (text[:-1], units[text[-1].lower()]) if text[-1:].lower() in units else (text, 1)
-    value = int(number) * unit
+    try:
+        value = int(number) * unit
+    except ValueError:
+        value = 0
     if value <= 0:
         raise ValueError("expected a positive number of bytes, such as 268435456 or 256M")
     return value
@@ -180,10 +206,7 @@ def _slots(text: str) -> int | None:
 
 
 def _weight(text: str) -> float:
-    value = float(text)
-    if not 0.001 <= value <= 1000:
-        raise ValueError("expected a number from 0.001 to 1000")
-    return value
+    return _number(text, 0.001, 1000, "a number from 0.001 to 1000, such as 2")
 
 
 def _folder_or_switch(text: str) -> str:
@@ -193,7 +216,12 @@ def _folder_or_switch(text: str) -> str:
 
 
 def _bytes_or_none(text: str) -> int:
-    return 0 if text.strip() == "0" else _bytes(text)
+    if text.strip() == "0":
+        return 0
+    try:
+        return _bytes(text)
+    except ValueError:
+        raise ValueError("expected a number of bytes, such as 268435456 or 256M, or 0") from None
 
 
 def _device(text: str) -> str:
@@ -248,7 +276,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("model_version_policy", _version_policy, "latest", "latest, latest:N, all, or specific:1,3", _MODEL),
     Option("version_labels", _labels, "{}", 'names of versions as JSON, such as {"stable": 1}', _MODEL),
     Option("custom_op_paths", _paths, "", "TensorFlow custom ops: .so files or folders, comma-separated", _MODEL),
-    Option("session_config", _json_object, "{}", "TensorFlow session options as JSON", _MODEL),
+    Option("session_config", _session_config, "{}", "TensorFlow session options as JSON", _MODEL),
     Option("device", _device, "auto", "auto, cpu, cuda, or cuda:N for the GPU of that number", _MODEL),
     Option("threads", _count, "0", "threads that one run of a model may use; 0: chosen for you", _MODEL),
     Option(
@@ -341,7 +369,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("default_priority_level", _count, "0", "level of requests that ask for none; 0: the last", _BATCH),
     Option(
         "priority_policies",
-        _json_object,
+        _policies,
         "{}",
         'bounds of single levels as JSON, such as {"1": {"queue_timeout_ms": 50, "max_enqueued": 100}}',
         _BATCH,
@@ -571,7 +599,25 @@ MODEL_KEYS = {
 """Keys of an entry of ``model_config_list``, and the option that gives each its default and its parser."""
 
 
+def nearest(word: str, known: Iterable[str], shown: str = "{}") -> str:
+    """``", did you mean ...?"``, by the closest of ``known``, written as ``shown``; nothing if none is close.
+
+    >>> nearest("prot", ["port", "host"], "--{}")
+    ', did you mean --port?'
+    """
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f", did you mean {shown.format(close[0])}?" if close else ""
+
+
 class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            close = nearest(flag.lstrip("-").replace("-", "_"), BY_NAME, "--{}") if flag.startswith("--") else ""
+            self.error(f"unknown argument {unknown[0][:80]}{close}")
+        return given
+
     def error(self, message: str) -> Any:
         raise ConfigError(f"{message} (see {self.prog} --help)")
 
@@ -612,7 +658,8 @@ def _metavar(option: Option) -> str:
         _boolean: "BOOL",
         _bytes: "BYTES",
         _bytes_or_none: "BYTES",
-        _json_object: "JSON",
+        _session_config: "JSON",
+        _policies: "JSON",
         _labels: "JSON",
     }
     counts = (_positive, _count, _port, _port_if_any)

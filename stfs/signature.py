@@ -309,7 +309,8 @@ def can_batch(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -
 
 
 def zeros(specs: Iterable[TensorSpec], rows: int) -> Tensors:
-    """One array for each of ``specs``: ``rows`` rows of zeros, of empty strings, or of the first of its values.
+    """One array for each of ``specs``: ``rows`` rows of zeros, of empty strings, or of the first of its values; masks
+    are of ones, for of nothing at all a model makes NaN.
 
     Dimensions that vary are 1, but for the first; a tensor of unknown rank gets one dimension.
     """
@@ -324,4 +325,4 @@ def _zeros(spec: TensorSpec, rows: int) -> Array:
         return np.full(filled, first.encode(), dtype=STRING)
     if first and spec.dtype.kind != "b":
         return np.full(filled, first).astype(spec.dtype)
-    return np.zeros(filled, dtype=spec.dtype)
+    return np.ones(filled, dtype=spec.dtype) if spec.mask_of else np.zeros(filled, dtype=spec.dtype)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stfs.config import ServerConfig, load
+from stfs.config import ServerConfig, load, unknown_variables
 from stfs.errors import ConfigError
 from stfs.lifecycle.policy import All, Latest, Specific
 from stfs.options import OPTIONS
@@ -155,7 +155,20 @@ def test_reload_models_off_stops_the_watching():
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["--prot=1"], "--prot"),
+        (["--prot=1"], "unknown argument --prot=1, did you mean --port?"),
+        (["--priority-level", "3"], "unknown argument --priority-level, did you mean --priority_levels?"),
+        (["--zzz"], "unknown argument --zzz (see"),
+        (["--cache_bytes=x"], "--cache_bytes: 'x' will not do: expected a number of bytes, such as 268435456 or 256M"),
+        (["--max_request_bytes=x"], "expected a positive number of bytes, such as"),
+        (["--sequence_buckets=a"], "expected lengths of 1 or more that ascend, such as 32,64,128"),
+        (["--allowed_batch_sizes=a"], "expected whole numbers with commas between, such as 8,32,128"),
+        (["--share_weight=x"], "expected a number from 0.001 to 1000, such as 2"),
+        (["--tracing_sample=x"], "expected a number from 0 to 1, such as 0.1"),
+        (["--queue_timeout_ms=x"], "expected a number, 0 or more, such as"),
+        (["--request_timeout_s=inf"], "expected a number, 0 or more"),
+        (["--priority_policies=x"], 'expected a JSON object, such as {"1": {"queue_timeout_ms": 50}} (Expecting value'),
+        (["--version_labels=x"], 'expected a JSON object, such as {"stable": 1}'),
+        (["--model_version_policy={"], "expected a JSON object, such as"),
         (["--port=eight"], "--port: 'eight'"),
         (["--port=70000"], "--port: '70000' will not do"),
         (["--enable_auth=maybe"], "--enable_auth: 'maybe' will not do: expected true or false"),
@@ -197,6 +210,33 @@ def test_a_wrong_environment_variable_is_named():
         ('{"model_config_list": [{"name": "a"}]}', "[0]: 'base_path' is missing"),
         ('{"model_config_list": [{"name": "a", "base_path": "x", "plattform": "onnx"}]}', "unknown key 'plattform'"),
         ('{"model_config_list": [{"name": "a", "base_path": "x", "threads": "many"}]}', "threads: 'many'"),
+        (
+            '{"model_config_list": [{"name": "a", "base_path": "x", "plattform": "onnx"}]}',
+            "did you mean 'platform'?",
+        ),
+        ('{"model_config_list": [{"name": "a", "base_path": "x", "zzz": 1}]}', "unknown key 'zzz'; known are name"),
+        (
+            '{"model_config_list": [{"name": "a", "base_path": "x", "client_share": "user"}]}',
+            "unknown key 'client_share': it is said of the whole server, at the top of the file",
+        ),
+        (
+            '{"model_config_list": [{"name": "a", "base_path": "x", "model_platform": "onnx"}]}',
+            "unknown key 'model_platform', did you mean 'platform'?",
+        ),
+        (
+            '{"model_config_list": [{"name": "a", "base_path": "x", "share_weight": "x"}]}',
+            "[0]: share_weight: 'x' will not do: expected a number from 0.001 to 1000, such as 2",
+        ),
+        ('{"run_slot": 1, "model_config_list": [{"name": "a", "base_path": "x"}]}', "did you mean 'run_slots'?"),
+        (
+            '{"version_policy": "all", "model_config_list": [{"name": "a", "base_path": "x"}]}',
+            "a model's own, say it as 'version_policy' in its entry of model_config_list",
+        ),
+        (
+            '{"model_name": "a", "model_config_list": [{"name": "a", "base_path": "x"}]}',
+            "a model's own, say it as 'name' in its entry",
+        ),
+        ('{"model_config_lists": [{"name": "a", "base_path": "x"}]}', "did you mean 'model_config_list'?"),
         (
             '{"model_config_list": [{"name": "a", "base_path": "x"}, {"name": "a", "base_path": "y"}]}',
             "[1]: the name 'a'",
@@ -281,3 +321,14 @@ def test_origins_are_spelled_as_browsers_spell_them():
     for wrong in ("https://a.example/", "a.example", "*", "https://A.example", "https://a b"):
         with pytest.raises(ConfigError, match=r"--cors_origins.*is no origin"):
             configure(f"--cors_origins={wrong}")
+
+
+def test_a_variable_that_is_nobodys_is_told_with_the_nearest_name():
+    ours = dict.fromkeys(
+        ("STFS_HOME", "STFS_PURE_PYTHON", "STFS_TEST_LONG", "STFS_AUTH_TOKEN", "STFS_PORT", "PATH"), ""
+    )
+    of_kubernetes = dict.fromkeys(("STFS_SERVICE_HOST", "STFS_SERVICE_PORT_HTTP", "STFS_PORT_8500_TCP_ADDR"), "")
+    assert unknown_variables(ours | of_kubernetes) == ""
+    told = unknown_variables(ours | {"STFS_CACH_BYTES": "1M", "STFS_QQQ": "1"})
+    assert "STFS_CACH_BYTES, did you mean STFS_CACHE_BYTES?; STFS_QQQ" in told
+    assert "STFS_HOME" not in told

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stfs.errors import InvalidInput, InvalidRequest
-from stfs.signature import STRING, Signature, TensorSpec, can_batch
+from stfs.signature import STRING, Signature, TensorSpec, can_batch, zeros
 
 
 def spec(dtype="float32", shape=(None, 3), name="x"):
@@ -324,3 +324,10 @@ def test_the_columns_of_a_signature():
     assert of(TensorSpec("data", np.dtype("float32"), (None, 2), columns=("a", "a"))).columns == {}
     assert of(x) == of(x)
     assert hash(of(x, s)) == hash(of(x, s))
+
+
+def test_a_mask_in_an_example_lets_something_through():
+    ids = TensorSpec("ids", np.dtype("int64"), (None, None))
+    mask = TensorSpec("mask", np.dtype("float32"), (None, None), mask_of="ids")
+    made = zeros((ids, mask), 2)
+    assert (made["ids"].tolist(), made["mask"].tolist()) == ([[0], [0]], [[1.0], [1.0]])

@@ -30,6 +30,8 @@ from stfs.batcher.refusals import Refusals
 from stfs.batcher.weighed import size_of
 from stfs.signature import Tensors
 
+DISPLACED = "gave this request's place to one that goes first, of a higher priority (priority, X-Request-Priority)"
+
 
 class LevelEntry:
     """The way into ``queue``. ``patience`` is there where levels say for how long their requests may wait."""
@@ -73,9 +75,7 @@ class LevelEntry:
         for entry in room:
             self._queue.discard(entry)
             # Not at once: its client may have more to ask, and this is in the middle of another's request.
-            self._home.loop.call_soon(
-                self._send_off, entry, "displaced", "has no room left beside requests that go first"
-            )
+            self._home.loop.call_soon(self._send_off, entry, "displaced", DISPLACED)
         limits = queue_of(policy, level)
         if self.patience is not None and limits.timeout_s < math.inf:
             # If the first piece leaves in time, the whole has.

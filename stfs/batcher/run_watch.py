@@ -59,8 +59,9 @@ class RunWatch:
     def problem(self) -> Unavailable:
         """What those are told who come while too many runs hang."""
         stuck, limit_s = self._places.stuck, self.limit_s
-        told = f"{self._name}: {stuck} runs are stuck, each for more than run_timeout_s ({limit_s:g} s)"
-        return Unavailable(told, limit_s)
+        told = f"{self._name}: {stuck} runs are stuck, each for more than run_timeout_s ({limit_s:g} s): "
+        helps = "restart the server, or wait for one to return; with isolation=process such runs are ended"
+        return Unavailable(told + helps, limit_s)
 
     def _look_in(self, left_s: float, place: Place, batch: Batch) -> None:
         batch.timer = self._home.loop.call_later(max(left_s, TICK_S), self._on_timeout, place, batch)

@@ -41,7 +41,10 @@ NO_SHAPES = ShapeOptions()
 
 def parse_buckets(text: str) -> tuple[int, ...]:
     """``32,64,128``. Raises :class:`ValueError`."""
-    buckets = tuple(int(part) for part in text.split(",") if part.strip())
+    try:
+        buckets = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        buckets = (0,)
     if any(low >= high for low, high in pairwise((0, *buckets))):
         raise ValueError("expected lengths of 1 or more that ascend, such as 32,64,128")
     return buckets
@@ -123,9 +126,27 @@ def _plan(
     padded = [one for padding in paddings.values() for one in padding.inputs.values()]
     if options.sequence_buckets and not any(1 in one.axes for one in padded):
         raise LoadFailed(f"sequence_buckets: {_nothing_varies(signatures)}")
+    _check_pad_value(options, signatures)
     if options.cuts and not paddings:
         raise LoadFailed("cut_outputs: nothing is padded: say pad_variable_length_inputs or sequence_buckets too")
     return {key: one.signature for key, one in planned.items()}, paddings
+
+
+def _check_pad_value(options: ShapeOptions, signatures: Mapping[str, Signature]) -> None:
+    """What is said of no input by name is looked at with each that varies; if none does, some input must have it."""
+    text = dict(options.pad_values).get("")
+    specs = [spec for signature in signatures.values() for spec in signature.inputs]
+    if text is None or any(_axes(spec) for spec in specs) or any(_holds(spec, text) for spec in specs):
+        return
+    raise LoadFailed(f"pad_value: no input has the value {text!r}, and nothing is padded: no input's length varies")
+
+
+def _holds(spec: TensorSpec, text: str) -> bool:
+    try:
+        pad_value(spec.dtype, text)
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def _check_there(

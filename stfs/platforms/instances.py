@@ -40,9 +40,11 @@ def open_instances(
     Cores can be had by worker processes alone, and GPUs by platforms that can be told which; else saying them means a
     worker process each. Raises :class:`stfs.errors.SetupError`, as :meth:`Platform.load` does.
     """
+    said_device = ""
     if (number := gpu_of(options.device)) is not None:
         if gpus:
             raise ConfigError(f"gpus: device {options.device} was asked for, too: leave one of them out")
+        said_device = options.device
         options, gpus = replace(options, device="cuda"), (number,)
     count = placement.count_of(instances, cpus, gpus)
     if count == 1 and not cpus and not gpus:
@@ -53,7 +55,7 @@ def open_instances(
     in_workers = needs_worker(platform, path, hosting)
     in_processes = in_workers and not platform.worker_group
     seats = placement.seats(count, cpus, gpus, shared_out=in_processes and not options.threads)
-    placement.check(seats)
+    placement.check(seats, said_device)
     if gpus and options.device == "cpu":
         raise ConfigError("gpus: device cpu was asked for, too: leave one of them out")
     opened: list[Servable] = []

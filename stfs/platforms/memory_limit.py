@@ -86,7 +86,9 @@ def load_error(error: BaseException, path: Path, limit_bytes: int) -> LoadFailed
 
 
 def told(size: int) -> str:
-    """``300 MiB``."""
+    """``300 MiB``; what is no whole number of them, and little, in bytes."""
+    if size < 10 << 20 and size % (1 << 20):
+        return f"{size} byte{'s'[: size > 1]}"
     return f"{size / (1 << 20):.0f} MiB"
 
 

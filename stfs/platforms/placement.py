@@ -112,8 +112,11 @@ def seats(count: int, cpus: Sequence[Cpus], gpus: Sequence[int], *, shared_out: 
     ]
 
 
-def check(seats: Sequence[Seat]) -> None:
-    """Raise :class:`ConfigError` for a core that this process may not use, and for a GPU that is not there."""
+def check(seats: Sequence[Seat], device: str = "") -> None:
+    """Raise :class:`ConfigError` for a core that this process may not use, and for a GPU that is not there.
+
+    ``device`` is what was said, as ``cuda:1``, if it is that which asks for the GPU, and not ``gpus``.
+    """
     asked = {cpu for seat in seats for cpu in seat.cpus}
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     if missing := sorted(asked - allowed):
@@ -126,7 +129,7 @@ def check(seats: Sequence[Seat]) -> None:
         there = {i: str(i) for i, _ in enumerate(_listed())}
     if missing := [gpu for gpu in wanted if gpu not in there]:
         have = f"there are {told(sorted(there))}" if there else "NVIDIA's driver shows none here"
-        raise ConfigError(f"gpus: there is no GPU {missing[0]}: {have}")
+        raise ConfigError(f"{f'device {device}' if device else 'gpus'}: there is no GPU {missing[0]}: {have}")
 
 
 def told(numbers: Sequence[int]) -> str:

@@ -68,7 +68,7 @@ def test_a_full_queue_lets_a_higher_level_in_and_turns_the_youngest_of_the_lowes
     assert young.told == [], "not in the middle of another's request"
     driver.loop.turn()
     assert isinstance(young.error, Overloaded)
-    assert "requests that go first" in str(young.error)
+    assert "one that goes first, of a higher priority (priority, X-Request-Priority)" in str(young.error)
     assert young.error.retry_after_s > 0
     driver.settle()
     assert [each.outputs["y"].tolist() for each in (first, old, middle, high)] == [[0], [2], [8], [10]]

@@ -159,6 +159,13 @@ def test_buckets_that_nothing_follows():
     assert plan(ShapeOptions(pad_variable_length_inputs=True), {"other": OTHER}, 8, Path("m"))[1] == {}
 
 
+def test_a_value_that_no_input_has_is_refused_even_where_nothing_is_padded():
+    fixed = Signature("fixed", (spec("x", (None, 4)),), (spec("y", (None, 4)),), batchable=True)
+    assert plan(ShapeOptions(pad_values=(("", "0"),)), {"fixed": fixed}, 8, Path("m"))[1] == {}
+    with pytest.raises(LoadFailed, match=r"^m: pad_value: no input has the value 'q', and nothing is padded"):
+        plan(ShapeOptions(pad_values=(("", "q"),)), {"fixed": fixed}, 8, Path("m"))
+
+
 def test_parsing():
     assert parse_buckets("32, 64,128") == (32, 64, 128)
     assert parse_buckets("") == ()

@@ -119,6 +119,8 @@ def test_only_where_there_is_a_gpu_may_one_be_used(tmp_path, monkeypatch):
 
 def test_sizes_are_told_in_mebibytes():
     assert told(300 * MIB) == "300 MiB"
+    assert told(2 * MIB) == "2 MiB"
+    assert (told(1), told(500_000)) == ("1 byte", "500000 bytes")
 
 
 @pytest.mark.slow

@@ -78,6 +78,8 @@ def test_gpus_that_are_not_there(monkeypatch, tmp_path):
     monkeypatch.delenv(VISIBLE_GPUS, raising=False)
     with pytest.raises(ConfigError, match="there is no GPU 0: NVIDIA's driver shows none here"):
         placement.check([Seat(gpu=0)])
+    with pytest.raises(ConfigError, match=r"^device cuda:1: there is no GPU 1: NVIDIA's driver shows none here"):
+        placement.check([Seat(gpu=1)], "cuda:1")
     for name in ("0000:01:00.0", "0000:02:00.0"):
         (tmp_path / "gpus" / name).mkdir(parents=True)
     monkeypatch.setattr(placement, "GPUS_FOLDER", tmp_path / "gpus")
