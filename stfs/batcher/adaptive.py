@@ -58,6 +58,8 @@ class Cost(NamedTuple):
     alpha_s: float
     beta_s: float
     sigma: float = 0.0
+    is_guess: bool = False
+    """Of too few sizes to shape batches by: good for the first requests that are wanted by some time, no longer."""
 
     def of(self, rows: float) -> float:
         """Seconds for a run of ``rows``."""
@@ -66,6 +68,18 @@ class Cost(NamedTuple):
     def cautious(self, rows: float, caution: float = CAUTION) -> float:
         """Seconds that a run of ``rows`` will rarely exceed, or not by more than ``caution`` of its usual errors."""
         return (1.0 + caution * max(self.sigma, LEAST_SIGMA)) * (self.alpha_s + self.beta_s * rows)
+
+
+def guess_cost(samples: list[tuple[int, float]]) -> Cost:
+    """The cost that one or two timed runs ``(rows, seconds)`` let expect: of one, that each row costs as much.
+
+    >>> guess_cost([(1, 0.25)]).of(4), guess_cost([(1, 0.25), (2, 0.25)]).of(4)
+    (1.0, 0.25)
+    """
+    if len(samples) > 1:
+        return fit_cost(samples)._replace(sigma=0.0, is_guess=True)
+    ((rows, seconds),) = samples
+    return Cost(0.0, seconds / rows, is_guess=True)
 
 
 def fit_cost(samples: list[tuple[int, float]]) -> Cost:
@@ -196,7 +210,8 @@ class Adaptive:
     Of arrivals it need be told only while it ``watches``.
 
     ``max_rows`` is the largest batch. ``calibrated`` is what runs cost as measured when the model was loaded: where
-    beta > alpha the size of batches follows from it (:class:`ShapeFit`). ``slots`` and ``eager`` are those of
+    beta > alpha the size of batches follows from it (:class:`ShapeFit`). A guess says only, until enough has been
+    learnt, who cannot be in time, and with how many others who may be. ``slots`` and ``eager`` are those of
     :class:`stfs.batcher.policy.Slots`.
     """
 
@@ -207,6 +222,7 @@ class Adaptive:
         "_eager",
         "_fit",
         "_gap_s",
+        "_guess",
         "_integral",
         "_last_arrival_s",
         "_last_change_s",
@@ -232,6 +248,9 @@ class Adaptive:
         self._eager = eager
         self._fit = CostFit()
         self._least_to_refuse = LEAST_BATCHES
+        self._guess: Cost | None = None
+        if calibrated is not None and calibrated.is_guess:
+            self._guess, calibrated = calibrated, None
         if calibrated is not None:
             self._fit.cost = calibrated
             self._least_to_refuse = LEAST_BATCHES_TIMED
@@ -318,6 +337,11 @@ class Adaptive:
             needed_s = cost.cautious(min(queued_rows, cap), caution)
             if now_s + needed_s > head_deadline_s and not self._probes(now_s, queued_rows, in_flight):
                 return REFUSE
+        elif self._guess is not None and not math.isinf(head_deadline_s):
+            left_s = head_deadline_s - now_s
+            if self._guess.of(1) > left_s and not self._probes(now_s, queued_rows, in_flight):
+                return REFUSE
+            cap = min(cap, _rows_within(self._guess, left_s, self._max_rows))
         if in_flight >= self._eager and queued_rows < self._max_rows:
             return NOTHING
         if not in_flight and learnt:
@@ -376,3 +400,9 @@ class Adaptive:
         self._deferring_since_s = -1.0
         self._since_try = 0
         return "deferral"
+
+
+def _rows_within(cost: Cost, left_s: float, most: int) -> int:
+    """The rows, 1 at least, that a run of ``left_s`` seconds is likely to have room for."""
+    for_rows_s = left_s / (1.0 + CAUTION_WITH_ROOM * LEAST_SIGMA) - cost.alpha_s
+    return most if for_rows_s >= most * cost.beta_s else max(1, int(for_rows_s / cost.beta_s))

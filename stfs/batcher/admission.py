@@ -1,14 +1,17 @@
 """Who may queue where requests have levels of priority, bounds of their own, or bytes that count. Pure functions.
 
 A newcomer that finds the queue full takes the place of requests of lower levels: of the lowest the youngest first. It
-does so only if that makes room for it. Must not live here: what the displaced are told, clocks.
+does so only if that makes room for it. Where clients share the queue it takes, failing that, the place of those of the
+client that has most. Must not live here: what the displaced are told, clocks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from stfs.batcher.clients import ClientQueue
 from stfs.batcher.levels import LevelQueue
 from stfs.batcher.policy import BatchPolicy, admits
 from stfs.batcher.queue import Entry
@@ -86,12 +89,8 @@ def make_room(policy: BatchPolicy, queue: LevelQueue, new: Newcomer) -> list[Ent
     """
     held = [queue.held(rank_of(new.level, kind)) for kind in (PROMISED, USUAL, DELAYED)]
     entries, rows = sum([count for count, _ in held]), sum([count for _, count in held])
-    limits = queue_of(policy, new.level)
-    where = f" at priority {new.level}" if new.level else ""
-    if limits.max_requests and not admits(limits.max_requests, entries, new.entries):
-        return Full("full", f"has {entries} requests queued{where} of {limits.max_requests} allowed")
-    if limits.max_rows and not admits(limits.max_rows, rows, new.rows):
-        return Full("full", f"has {rows} rows queued{where} of {limits.max_rows} allowed, no room for {new.rows} more")
+    if (full := _level_full(policy, entries, rows, new)) is not None:
+        return full
     leaving: list[Entry] = []
     rows, held_bytes = queue.rows, queue.bytes
     lower = queue.last_first(rank_of(new.level, PROMISED if new.came_back else DELAYED))
@@ -104,6 +103,48 @@ def make_room(policy: BatchPolicy, queue: LevelQueue, new: Newcomer) -> list[Ent
         rows -= entry.rows or 1
         held_bytes -= entry.size_bytes
     return leaving
+
+
+def room_of_the_greediest(policy: BatchPolicy, queue: ClientQueue, client: Hashable, new: Newcomer) -> list[Entry]:
+    """The entries that leave for ``client``'s ``new`` where :func:`make_room` found no room; none if it may not join.
+
+    They are the last in turn of the client that has most rows queued, which afterwards has no fewer than ``client``.
+    Those of higher levels stay, and so do those of its own that were promised their places. Changes nothing.
+    """
+    if not queue.rows:
+        return []
+    most = queue.greediest()
+    spare = queue.holds(most) - queue.holds(client) - new.rows
+    held = [queue.held(rank_of(new.level, kind)) for kind in (PROMISED, USUAL, DELAYED)]
+    entries, level_rows = sum([count for count, _ in held]), sum([count for _, count in held])
+    rows, held_bytes = queue.rows, queue.bytes
+    leaving: list[Entry] = []
+    for entry in queue.last_first(rank_of(new.level, PROMISED)):
+        if entry.client != most:
+            continue
+        size = entry.rows or 1
+        spare -= size
+        if spare < 0:
+            break
+        leaving.append(entry)
+        rows -= size
+        held_bytes -= entry.size_bytes
+        if level_of_rank(entry.rank) == new.level:
+            entries -= 1
+            level_rows -= size
+        if _full(policy, rows, held_bytes, new) is None and _level_full(policy, entries, level_rows, new) is None:
+            return leaving
+    return []
+
+
+def _level_full(policy: BatchPolicy, entries: int, rows: int, new: Newcomer) -> Full | None:
+    limits = queue_of(policy, new.level)
+    where = f" at priority {new.level}" if new.level else ""
+    if limits.max_requests and not admits(limits.max_requests, entries, new.entries):
+        return Full("full", f"has {entries} requests queued{where} of {limits.max_requests} allowed")
+    if limits.max_rows and not admits(limits.max_rows, rows, new.rows):
+        return Full("full", f"has {rows} rows queued{where} of {limits.max_rows} allowed, no room for {new.rows} more")
+    return None
 
 
 def _full(policy: BatchPolicy, rows: int, held_bytes: int, new: Newcomer) -> Full | None:

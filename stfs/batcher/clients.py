@@ -120,6 +120,14 @@ class ClientQueue(LevelQueue):
             return None
         return held, clients - 1
 
+    def holds(self, client: Hashable) -> int:
+        """Rows that ``client`` has queued."""
+        return self._held.get(client, 0)
+
+    def greediest(self) -> Hashable:
+        """Who has most rows queued; somebody has some."""
+        return max(self._held, key=self._held.__getitem__)
+
     def next_turn(self, entry: Entry) -> _Turn:
         """The turn of an entry that joins, which moves those of its client on."""
         client, rows = entry.client, entry.rows or 1

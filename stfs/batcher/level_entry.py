@@ -20,7 +20,9 @@ from stfs.batcher.admission import (
     make_room,
     queue_of,
     rank_of,
+    room_of_the_greediest,
 )
+from stfs.batcher.clients import ClientQueue
 from stfs.batcher.due import Due
 from stfs.batcher.home import Home
 from stfs.batcher.levels import LevelQueue
@@ -69,9 +71,12 @@ class LevelEntry:
             piece.client = client
             piece.size_bytes = size_of(piece.inputs)
         rows, size_bytes = sum([piece.rows or 1 for piece in pieces]), sum([piece.size_bytes for piece in pieces])
-        room = make_room(policy, self._queue, Newcomer(level, rows, len(pieces), size_bytes, came_back))
+        new = Newcomer(level, rows, len(pieces), size_bytes, came_back)
+        room = make_room(policy, self._queue, new)
         if isinstance(room, Full):
-            raise self._refusals.refuse(room.reason, room.problem, inputs, rows, now_s)
+            if not (isinstance(self._queue, ClientQueue) and self._take_from_greediest(self._queue, client, new)):
+                raise self._refusals.refuse(room.reason, room.problem, inputs, rows, now_s)
+            room = []
         for entry in room:
             self._queue.discard(entry)
             # Not at once: its client may have more to ask, and this is in the middle of another's request.
@@ -81,6 +86,19 @@ class LevelEntry:
             # If the first piece leaves in time, the whole has.
             for piece in pieces if limits.action == "delay" else pieces[:1]:
                 self.patience.add(piece, now_s + limits.timeout_s)
+
+    def _take_from_greediest(self, queue: ClientQueue, client: Hashable, new: Newcomer) -> bool:
+        """Whether the client that holds most has given up places to ``new``."""
+        entries = room_of_the_greediest(self._policy, queue, client, new)
+        for entry in entries:
+            held = queue.holds(entry.client)
+            queue.discard(entry)
+            self._home.loop.call_soon(self._send_off_for_share, entry, held)
+        return bool(entries)
+
+    def _send_off_for_share(self, entry: Entry, held: int) -> None:
+        if not entry.answered:
+            entry.answer(None, self._refusals.gave_way(held, self._clock()))
 
     def _lose_patience(self, entry: Entry, now_s: float) -> None:
         """What has waited too long is refused, or waits behind the others of its level from now on."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from typing import Protocol
 
 from stfs.batcher.clients import ClientQueue
-from stfs.batcher.policy import BatchPolicy
+from stfs.batcher.policy import ROUNDING_S, BatchPolicy
 from stfs.batcher.promises import Promises
 from stfs.batcher.queue import Entry, Queue
 from stfs.errors import Overloaded, ShareExceeded
@@ -67,7 +67,9 @@ class Refusals:
     def late(self, entry: Entry, now_s: float) -> Overloaded:
         """It cannot be in time, and is told while there is still time to ask elsewhere, or to come back."""
         left_s = max(entry.deadline_s - now_s, 0.0)
-        problem = f"cannot answer within the {left_s:.3f} s that are left, with {self._queue.rows} rows queued"
+        slo_s = self._policy.latency_slo_s
+        of = f" of latency_slo_ms ({slo_s * 1e3:g})" if entry.deadline_s >= entry.arrived_s + slo_s - ROUNDING_S else ""
+        problem = f"cannot answer within the {left_s:.3f} s that are left{of}, with {self._queue.rows} rows queued"
         return self.refuse("late", problem, entry.inputs, entry.rows, now_s)
 
     def look_at_share(self, clients: ClientQueue, client: Hashable, now_s: float) -> None:
@@ -81,6 +83,15 @@ class Refusals:
                 f"beside {others} other{'s'[: others > 1]} (client_share)",
                 self._pace.retry_after_s(held, now_s),
             )
+
+    def gave_way(self, held: int, now_s: float) -> ShareExceeded:
+        """A request whose client had ``held`` rows queued, more than any other, gave its place to another client's."""
+        self._count("share")
+        return ShareExceeded(
+            f"{self._name} gave this request's place to another client's: the queue was full, with {held} rows of this "
+            "client's, which is more than its own share (client_share)",
+            self._pace.retry_after_s(held, now_s),
+        )
 
     def refuse(self, reason: str, problem: str, inputs: Tensors, rows: int, now_s: float) -> Overloaded:
         """What to tell a request that is refused, which is counted, and when it had better come back."""

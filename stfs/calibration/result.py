@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from stfs.batcher.adaptive import Cost, fit_cost
+from stfs.batcher.adaptive import Cost, fit_cost, guess_cost
 
 LEAST_SIZES = 3
 """Two sizes always lie on a line, so they say nothing about how well a line fits."""
@@ -47,9 +47,9 @@ class Calibration:
 
     @property
     def cost(self) -> Cost | None:
-        """What the batching policy begins with; ``None`` if it has to find out by itself."""
+        """What the batching policy begins with, a guess if few sizes were timed; ``None`` if none was."""
         if self.alpha_s is None or self.beta_s is None:
-            return None
+            return guess_cost(list(self.times)) if self.times else None
         return Cost(self.alpha_s, self.beta_s, self.sigma)
 
     @property

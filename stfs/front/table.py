@@ -138,7 +138,11 @@ class Replicas:
                 caches=model.shares_answers,
                 device="cuda" if model.on_gpu else config.device,
                 file_bytes=_bytes_at(model.path) if self._engine == "auto" else 0,
-                run_s=[one.cost.of(1) for one in model.calibrations.values() if one.cost is not None],
+                run_s=[
+                    one.cost.of(1)
+                    for one in model.calibrations.values()
+                    if one.cost is not None and not one.cost.is_guess
+                ],
             )
         return decided
 

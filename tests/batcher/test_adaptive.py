@@ -4,8 +4,21 @@ import math
 import random
 
 import pytest
+from batcher.batcher_driver import Driver
 
-from stfs.batcher.adaptive import LEAST_BATCHES, NOTHING, REFUSE, Adaptive, Cost, CostFit, ShapeFit, Wants, fit_cost
+from stfs.batcher.adaptive import (
+    LEAST_BATCHES,
+    NOTHING,
+    REFUSE,
+    Adaptive,
+    Cost,
+    CostFit,
+    ShapeFit,
+    Wants,
+    fit_cost,
+    guess_cost,
+)
+from stfs.batcher.policy import BatchPolicy
 
 GPU = Cost(4e-3, 0.08e-3, 0.05)
 LIN = Cost(0.2e-3, 3e-3, 0.05)
@@ -259,3 +272,57 @@ def test_a_clock_that_steps_breaks_nothing(step_s):
                 now += cost.of(8)
                 policy.finished(now, 8, cost.of(8), 0)
         assert policy.cost.of(8) == pytest.approx(cost.of(8), rel=0.3)
+
+
+def served_first_burst(row_s, fixed_s, timed, slo_s, requests, cost="guess"):
+    """A burst on a model that nothing has learnt of, on simulated time: when each was answered, and when refused."""
+    driver = Driver(
+        lambda inputs: {"y": inputs["x"]},
+        BatchPolicy(max_batch_size=64, latency_slo_s=slo_s),
+        cost=guess_cost([(rows, fixed_s + rows * row_s) for rows in timed]) if cost == "guess" else None,
+    )
+    began_s = driver.loop.now_s
+    asked = [driver.ask([n]) for n in range(requests)]
+    told_s = {}
+    while driver.loop.ready or driver.jobs:
+        if driver.jobs:
+            driver.work()
+            driver.loop.advance(fixed_s + row_s * len(driver.batches[-1]["x"]))
+        driver.loop.turn()
+        for number, one in enumerate(asked):
+            if one.told:
+                told_s.setdefault(number, driver.loop.now_s - began_s)
+    assert all(len(one.told) == 1 for one in asked)
+    refused = [number for number, one in enumerate(asked) if one.told[0][1] is not None]
+    answered_s = [told_s[number] for number in range(requests) if number not in refused]
+    return answered_s, [told_s[number] for number in refused], [asked[number].error for number in refused]
+
+
+@pytest.mark.parametrize("timed", [(1,), (1, 2)])
+def test_a_first_burst_is_in_time_or_refused_before_by_what_few_runs_told(timed):
+    answered, refused, errors = served_first_burst(0.05, 0.0, timed, 0.21, 10)
+    assert len(answered) == 4
+    assert max(answered) <= 0.21
+    assert len(refused) == 6
+    assert max(refused) < 0.21, "while there is time to ask elsewhere"
+    assert "s that are left of latency_slo_ms (210), with " in str(errors[0])
+    answered, _, _ = served_first_burst(0.05, 0.0, timed, 0.21, 10, cost=None)
+    assert max(answered) > 0.21, "what it is without"
+
+
+def test_a_first_burst_is_not_held_up_where_rows_cost_nothing():
+    answered, refused, _ = served_first_burst(0.0, 0.05, (1, 2), 0.21, 10)
+    assert (len(answered), refused) == (10, [])
+
+
+def test_hopeless_requests_are_refused_at_once_but_one():
+    answered, refused, _ = served_first_burst(0.05, 0.0, (1,), 0.04, 10)
+    assert len(answered) == 1, "if nothing ever ran, nothing would be learnt"
+    assert refused == [0.0] * 9
+
+
+def test_a_guess_shapes_nothing_once_enough_is_known():
+    policy = Adaptive(64, guess_cost([(1, 0.05)]))
+    for _ in range(LEAST_BATCHES):
+        policy.finished(0.0, 8, 0.01, 0)
+    assert policy.decide(0.0, 8, 0, 0.1).take_rows == 64

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from stfs.batcher.clients import MOST_PASSED, ClientQueue
 from stfs.batcher.policy import BatchPolicy
 from stfs.batcher.queue import Entry
+from stfs.batcher.queue_policy import QueuePolicy
 from stfs.errors import Overloaded, ShareExceeded
 
 
@@ -203,6 +204,78 @@ def test_a_client_alone_is_told_that_the_queue_is_full_and_nothing_else():
     with pytest.raises(Overloaded) as refused:
         ask(model, "hot", told)
     assert not isinstance(refused.value, ShareExceeded)
+
+
+def test_a_newcomer_takes_the_place_of_the_last_of_the_client_that_filled_the_queue():
+    model, told = driver(), []
+    ask(model, "hot", told)
+    model.loop.turn()
+    for _ in range(10):
+        ask(model, "hot", told)
+    ask(model, "cold", told, rows=3)
+    assert told == [], "not in the middle of another's request"
+    model.loop.turn()
+    assert [who for who, _ in told] == ["hot"] * 3
+    assert all(isinstance(error, ShareExceeded) for _, error in told)
+    assert "gave this request's place to another client's: the queue was full, with 10 rows of" in str(told[0][1])
+    assert told[0][1].retry_after_s > 0
+    assert model.refused == ["share"] * 3
+    ask(model, "third", told, rows=3)
+    assert model.batcher._clients._held == {"hot": 4, "cold": 3, "third": 3}
+    with pytest.raises(Overloaded, match="has 10 rows queued of 10 allowed") as refused:
+        ask(model, "fourth", told, rows=3)  # it would hold more than whoever gave way
+    assert not isinstance(refused.value, ShareExceeded)
+    assert model.batcher.queue.rows == 10, "nobody left for nothing"
+    model.settle()
+    assert sorted(who for who, error in told if error is None) == ["cold"] + ["hot"] * 5 + ["third"]
+
+
+def test_newcomers_do_not_take_places_in_turns_for_ever():
+    model, told = driver(), []
+    ask(model, "a", told)
+    model.loop.turn()
+    for _ in range(10):
+        ask(model, "a", told)
+    for _ in range(5):
+        ask(model, "b", told)
+    for who in "ab":
+        with pytest.raises(Overloaded):
+            ask(model, who, told)
+    assert model.batcher._clients._held == {"a": 5, "b": 5}
+
+
+def test_a_request_in_pieces_gives_way_once_and_a_higher_level_stays():
+    model, told = driver(priority_levels=2, default_priority_level=2), []
+    ask(model, "hot", told)
+    model.loop.turn()
+    ask(model, "hot", told, rows=10)
+    ask(model, "cold", told)
+    model.settle()
+    assert [(who, type(error)) for who, error in told if error] == [("hot", ShareExceeded)]
+    model, told = driver(priority_levels=2, default_priority_level=1), []
+    ask(model, "hot", told)
+    model.loop.turn()
+    for _ in range(10):
+        ask(model, "hot", told)
+    import numpy as np
+
+    with pytest.raises(Overloaded, match="no room for 1 more"):
+        model.batcher.submit({"x": np.ones((1, 1))}, 1, lambda *_: None, priority=2, client="cold")
+    model.settle()
+    assert len(told) == 11
+    assert all(error is None for _, error in told)
+
+
+@pytest.mark.parametrize("bound", [{"max_enqueued_bytes": 80}, {"queue": QueuePolicy(max_requests=10)}])
+def test_places_are_found_under_every_bound(bound):
+    model, told = driver(max_enqueued_rows=100, **bound), []
+    ask(model, "hot", told)
+    model.loop.turn()
+    for _ in range(10):
+        ask(model, "hot", told)
+    ask(model, "cold", told)
+    model.settle()
+    assert [(who, type(error)) for who, error in told if error] == [("hot", ShareExceeded)]
 
 
 def test_there_are_no_lanes():

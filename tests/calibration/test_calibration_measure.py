@@ -41,8 +41,10 @@ def test_a_slow_model_is_timed_at_small_sizes_only():
 
 
 @pytest.mark.parametrize(("model", "max_rows"), [(Timed(0.3, 0.0), 128), (Timed(1e-3, 0.0), 2), (Timed(1e-3, 0.0), 1)])
-def test_too_little_is_nothing(model, max_rows):
-    assert timed(model, max_rows) is None
+def test_too_little_is_a_guess_and_no_more(model, max_rows):
+    cost = timed(model, max_rows)
+    assert cost.is_guess
+    assert cost.of(1) == pytest.approx(model.alpha + model.beta)
 
 
 # --- two at once ------------------------------------------------------------------------------------------------------

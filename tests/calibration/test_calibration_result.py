@@ -13,7 +13,7 @@ MEASURED = fitted(TIMES, overlap=1.5, ran_on="generated values", measured_at_s=1
 
 def test_the_line_through_the_times_is_told():
     assert (MEASURED.alpha_s, MEASURED.beta_s) == (pytest.approx(1e-3), pytest.approx(1e-4))
-    assert MEASURED.cost == (MEASURED.alpha_s, MEASURED.beta_s, MEASURED.sigma)
+    assert MEASURED.cost == (MEASURED.alpha_s, MEASURED.beta_s, MEASURED.sigma, False)
     assert "1 + 0.1 b ms" in MEASURED.words
     assert "1.50 times" in MEASURED.words
     assert "this start (2023-11-14 22:13 UTC)" in MEASURED.origin
@@ -22,11 +22,19 @@ def test_the_line_through_the_times_is_told():
 
 def test_what_is_not_known_is_said():
     assert Calibration(why_skipped="an input is of strings").words == "not timed: an input is of strings"
-    assert fitted(TIMES[:2]).cost is None
+    assert Calibration(why_skipped="an input is of strings").cost is None
+    assert fitted(TIMES[:2]).alpha_s is None
     assert "too few sizes" in fitted(TIMES[:2]).words
     assert Calibration().origin == ""
     assert fitted(TIMES, overlap=None).in_flight == 1
     assert fitted(TIMES, overlap=1.09).in_flight == 1
+
+
+def test_few_sizes_let_guess():
+    one, two = fitted(TIMES[:1]).cost, fitted(TIMES[:2]).cost
+    assert (one.is_guess, two.is_guess) == (True, True)
+    assert (one.of(1), one.of(4)) == (pytest.approx(0.0011), pytest.approx(0.0044)), "each row may cost as much"
+    assert two.of(4) == pytest.approx(0.0014)
 
 
 @pytest.mark.parametrize("one", [MEASURED, fitted(TIMES[:1], why_no_overlap="slow"), Calibration(why_skipped="no")])
