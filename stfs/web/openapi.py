@@ -20,9 +20,10 @@ from stfs.context import Context
 from stfs.protocols.openapi import Served, Server, document
 from stfs.signature import zeros
 from stfs.web.key import CONTEXT
-from stfs.web.pages import HERE
+from stfs.web.pages import HERE, docs_missing
 
 INSTALL = 'pip install "stfs[docs]"'
+IN_CLONE = '.venv/bin/pip install -c constraints.txt ".[docs]"'
 
 _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
 
@@ -74,11 +75,10 @@ async def openapi(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/json", headers=headers)
 
 
-async def docs(_: web.Request) -> web.StreamResponse:
+async def docs(request: web.Request) -> web.StreamResponse:
     """The page; where its package is not installed, how to install it."""
     if _assets() is None:
-        text = f"This page needs Swagger UI: run {INSTALL}. The document itself is at /openapi.json."
-        return web.Response(status=501, text=text)
+        return await docs_missing(request, INSTALL, IN_CLONE)
     return web.FileResponse(HERE / "static" / "docs.html", headers={"Content-Security-Policy": _POLICY})
 
 

@@ -131,8 +131,17 @@ async def form(request: web.Request) -> web.Response:
     return _page(request, f"{request.path.strip('/')}.html", {"models": _models(context)}, live=False, charts=False)
 
 
-def _page(request: web.Request, template: str, data: dict[str, Any], **values: Any) -> web.Response:
-    """``data`` is what the page's scripts are told."""
+async def docs_missing(request: web.Request, install: str, in_clone: str) -> web.Response:
+    """What stands in the place of the interface's page where that cannot be shown: the commands that change it."""
+    return _page(
+        request, "docs_missing.html", {}, http_status=501, live=False, charts=False, install=install, in_clone=in_clone
+    )
+
+
+def _page(
+    request: web.Request, template: str, data: dict[str, Any], http_status: int = 200, **values: Any
+) -> web.Response:
+    """``data`` is what the page's scripts are told, ``http_status`` that of the answer."""
     assets = request.app[ASSETS]
     values["charts"] = values["charts"] and CHARTS in assets
     # KServe's clients own the root of a listener of that dialect, but for those who read HTML.
@@ -144,7 +153,7 @@ def _page(request: web.Request, template: str, data: dict[str, Any], **values: A
         here="/" if request.path == "/dashboard" else request.path,
         version=__version__,
     )
-    return web.Response(text=text, content_type="text/html", headers=HEADERS)
+    return web.Response(text=text, status=http_status, content_type="text/html", headers=HEADERS)
 
 
 def href(name: str) -> str:

@@ -143,6 +143,58 @@ def test_json_is_sent_from_an_example_and_the_answer_tells_where_its_time_went(s
     expect(page.locator("#console-status .badge")).to_have_text(re.compile("^200"))
 
 
+def test_answers_are_shown_with_the_numbers_that_were_sent(server, open_page):
+    page = open_page(server.url + "/json_inference?model=linear")
+    expect(page.locator("#console-text")).to_have_value(re.compile(r'"x"'))
+    page.locator("#console-text").fill('{"model_name": "linear", "data": [[0, 0, 0]]}')
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#console-status .badge")).to_have_text(re.compile("^200"))
+    shown = page.locator("#console-body").inner_text()
+    sent = server.post("/", {"model_name": "linear", "data": [[0, 0, 0]]}).body.decode()
+    assert ".0" in shown
+    assert "".join(shown.split()) == "".join(sent.split())
+    made = page.evaluate(
+        """async (text) => {
+          const address = document.querySelector('script[src*="forms"]').src.replace("forms.js", "pretty.js");
+          return (await import(address)).pretty(text);
+        }""",
+        '{"a":[[1.0,2e5],[12345678901234567890,-0.0]],"b":[],"c":{},'
+        '"d":"[1, {\\"x\\": 2}","e":[{"f":null}],"g":[true, "],["]}',
+    )
+    assert made.splitlines() == [
+        "{",
+        '  "a": [',
+        "    [1.0, 2e5],",
+        "    [12345678901234567890, -0.0]",
+        "  ],",
+        '  "b": [],',
+        '  "c": {},',
+        '  "d": "[1, {\\"x\\": 2}",',
+        '  "e": [',
+        "    {",
+        '      "f": null',
+        "    }",
+        "  ],",
+        '  "g": [true, "],["]',
+        "}",
+    ]
+
+
+@pytest.mark.parametrize("width", [1440, 1280, 1100, 800, 390])
+def test_no_tile_is_alone_in_a_row(server, open_page, width):
+    page = open_page(server.url + "/", viewport={"width": width, "height": 800})
+    rows = page.evaluate(
+        """(selector) => {
+          const rows = {};
+          for (const { offsetTop } of document.querySelectorAll(selector)) rows[offsetTop] = (rows[offsetTop] || 0) + 1;
+          return Object.values(rows);
+        }""",
+        ".tiles > .tile:not([hidden])",
+    )
+    assert sum(rows) in (9, 10), "with a GPU there is one more"
+    assert max(rows) - min(rows) <= 1, rows
+
+
 def test_an_image_is_shown_sent_and_its_classes_told(server, open_page):
     page = open_page(server.url + "/image_inference?model=pixels")
     button = page.get_by_role("button", name="Send")

@@ -14,6 +14,8 @@ from simple_models import write_linear, write_many
 
 from stfs.protocols.openapi_about import STREAM
 from stfs.web import openapi
+from stfs.web.assets import ASSETS, Assets
+from stfs.web.pages import HERE
 
 pytestmark = pytest.mark.slow  # starts servers
 
@@ -189,9 +191,13 @@ def test_the_page_and_what_it_is_made_of_come_from_this_server(server):
 
 def test_without_its_package_the_page_tells_how_to_install_it(monkeypatch):
     monkeypatch.setattr(openapi, "find_spec", lambda name: None)
-    response = asyncio.run(openapi.docs(None))
-    assert response.status == 501
+    app = web.Application()
+    app[ASSETS] = Assets(HERE / "static")
+    response = asyncio.run(openapi.docs(make_mocked_request("GET", "/docs", app=app)))
+    assert (response.status, response.content_type) == (501, "text/html")
     assert "stfs[docs]" in response.text
+    assert '<a href="/docs" aria-current="page">API</a>' in response.text, "a page like the others"
+    assert 'href="/openapi.json"' in response.text
     with pytest.raises(web.HTTPNotFound):
         asyncio.run(openapi.asset(make_mocked_request("GET", "/docs/assets/x", match_info={"name": "swagger-ui.css"})))
 

@@ -38,13 +38,16 @@ function powers(low, high) {
 }
 
 export class LineChart {
-  // series: [{ column, words, colour: "s1", fill: true }, ...]; format: a number as text; log: by powers of ten
-  constructor(id, { series, format, least = 0, log = false }) {
+  // series: [{ column, words, colour: "s1", fill: true }, ...]; format: a number as text; log: by powers of ten; nothing:
+  // what is said where there is nothing
+  constructor(id, { series, format, least = 0, log = false, nothing = "Nothing to show in this time" }) {
     this.figure = byId("chart-" + id);
     this.series = series;
     this.format = format;
     this.least = least; // the top of the axis is at least this
     this.log = log;
+    this.nothing = nothing;
+    this.none = true; // then the axis has no numbers: they would be of nothing
     this.place = this.figure.querySelector(".plot");
     this.empty = this.place.querySelector(".empty");
     this.plot = null;
@@ -69,10 +72,10 @@ export class LineChart {
   update(store, range) {
     this.rows = store.table(range, this.names);
     this.range = range;
-    const none = !this.rows.slice(1).some((column) => column.some((value) => value != null));
+    this.none = !this.rows.slice(1).some((column) => column.some((value) => value != null));
     if (page.charts) {
-      setText(this.empty, store.columns.length ? "Nothing to show in this time" : "No data yet");
-      this.empty.hidden = !none;
+      setText(this.empty, store.columns.length ? this.nothing : "No data yet");
+      this.empty.hidden = !this.none;
       if (this.plot) this.plot.setData(this.rows);
       else this.rebuild();
     }
@@ -113,7 +116,7 @@ export class LineChart {
       },
       axes: [
         { ...axis, space: 70, size: 26, values: (_, splits) => splits.map((at) => clock(at).slice(0, 5)), incrs: [60, 120, 300, 600, 900, 1800] },
-        { ...axis, size: 56, gap: 6, space: 32, values: (_, splits) => splits.map((value) => (value == null ? "" : chart.format(value))) },
+        { ...axis, grid: { ...grid, filter: (_, splits) => splits.map((value) => (chart.none ? null : value)) }, size: 56, gap: 6, space: 32, values: (_, splits) => splits.map((value) => (value == null || chart.none ? "" : chart.format(value))) },
       ],
       series: [{}, ...this.series.map((each, index) => ({
         stroke: colour(each.colour),

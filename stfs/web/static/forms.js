@@ -3,6 +3,7 @@
 import { drawBars } from "./charts.js";
 import { byId, copyBy, element, errorOf, origin, page, setText } from "./dom.js";
 import { bytes, count } from "./format.js";
+import { pretty } from "./pretty.js";
 
 const LONGEST_SHOWN = 50_000; // characters of an answer
 
@@ -57,8 +58,8 @@ async function send(id, request) {
     const spans = timings(response.headers.get("Server-Timing"));
     drawBars(timing, spans);
     timing.hidden = !spans.length;
-    const pretty = value === null || text.length > LONGEST_SHOWN ? text : readable(value);
-    setText(body, pretty.length > LONGEST_SHOWN ? `${pretty.slice(0, LONGEST_SHOWN)}\n… and ${count(pretty.length - LONGEST_SHOWN)} characters more` : pretty);
+    const shown = value === null || text.length > LONGEST_SHOWN ? text : pretty(text);
+    setText(body, shown.length > LONGEST_SHOWN ? `${shown.slice(0, LONGEST_SHOWN)}\n… and ${count(shown.length - LONGEST_SHOWN)} characters more` : shown);
     body.hidden = after.hidden = false;
     return response.ok ? value : null;
   } catch (error) {
@@ -89,7 +90,7 @@ function startConsole(form) {
     }
     const body = await response.json();
     if (!chosen.version) delete body.model_version; // the latest is what was chosen
-    example = readable(body);
+    example = pretty(JSON.stringify(body));
     text.value = example;
   }
 
@@ -100,7 +101,7 @@ function startConsole(form) {
       body.model_name = chosen.model;
       if (chosen.version) body.model_version = Number(chosen.version); else delete body.model_version;
       body.signature_name = chosen.signature;
-      text.value = readable(body);
+      text.value = pretty(JSON.stringify(body));
     } catch { /* not JSON yet: left alone */ }
     return undefined;
   }
@@ -118,15 +119,6 @@ function startConsole(form) {
   text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
-}
-
-// JSON with each innermost list on one line: a row of a tensor is read as a row.
-function readable(value) {
-  const held = [];
-  const text = JSON.stringify(value, (_, each) => (
-    Array.isArray(each) && each.every((item) => item === null || typeof item !== "object") ? `\u0000${held.push(JSON.stringify(each).replaceAll(",", ", ")) - 1}\u0000` : each
-  ), 2);
-  return text.replace(/"\\u0000(\d+)\\u0000"/g, (_, index) => held[index]);
 }
 
 // --- images ---

@@ -12,7 +12,7 @@ const charts = [
   new LineChart("rate", { format: count, least: 1, series: [
     { column: "rate", words: "all", colour: "s1", fill: true }, { column: "errors", words: "errors", colour: "s-error" },
   ] }),
-  new LineChart("latency", { format: seconds, log: true, series: [
+  new LineChart("latency", { format: seconds, log: true, nothing: "No requests in this time", series: [
     { column: "p50", words: "p50", colour: "s1" }, { column: "p95", words: "p95", colour: "s2" }, { column: "p99", words: "p99", colour: "s3" },
   ] }),
   new LineChart("cpu", { format: (used) => share(used == null ? null : used / cores), least: 0.1, series: [{ column: "cpu", words: "of all cores", colour: "s4", fill: true }] }),
