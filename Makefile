@@ -49,8 +49,9 @@ screenshots: $(VENV)/.installed-test
 	$(BIN)/python examples/make_demo_models.py build/demo
 	$(BIN)/python docs/take_screenshots.py build/demo
 
+# Two parts at a time; `.venv/bin/python -m pytest` runs them all in one process, and takes twice as long.
 test: $(VENV)/.installed-test $(VENV)/.beside
-	$(BIN)/python -m pytest
+	$(BIN)/python tests/in_parts.py
 
 # What generated clients run on. Without it, make test runs those whose tools are there and skips the others.
 CLIENT_TOOLS = curl nodejs npm golang-go openjdk-17-jdk-headless mono-mcs mono-runtime libmono-system-net-http4.0-cil \
