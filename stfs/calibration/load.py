@@ -162,8 +162,6 @@ def _name(
                 config.memory_limit_bytes,
                 config.cuda_graphs,
                 config.batch.allowed_batch_sizes,
-                config.memory_limit_bytes,
-                config.cuda_graphs,
             ],
         }
     )
