@@ -257,7 +257,8 @@ class SharingBatcher(Batcher):
             return
 
         def copied(future: asyncio.Future[Tensors]) -> None:
-            if not future.cancelled() and future.exception() is None:  # no memory for it, for one
+            # There may have been no memory for it; and what was copied for too long is nobody's any more.
+            if not future.cancelled() and future.exception() is None and not self.closing:
                 put(future.result())
 
         self.home.loop.run_in_executor(None, kept, outputs).add_done_callback(copied)

@@ -535,3 +535,29 @@ def test_the_level_that_is_meant_counts_and_not_how_it_is_asked_for(levels):
     if levels:
         with pytest.raises(InvalidRequest, match="priority must be 1"):  # though the answer is kept
             driver.ask([1.0], priority=9)
+
+
+def test_an_answer_that_is_still_being_copied_is_not_kept_by_a_batcher_that_has_closed(monkeypatch):
+    from stfs.batcher import sharing
+
+    real, gate = sharing.kept, threading.Event()
+
+    def kept(outputs):
+        assert gate.wait(30)
+        return real(outputs)
+
+    monkeypatch.setattr(sharing, "kept", kept)
+    cache = ResponseCache(64 << 20)
+
+    async def main():
+        batcher = SharingBatcher(double, BatchPolicy(), name="m", place="s", cache=cache, counted=lambda *_: None)
+        batcher.is_open = True
+        answer = await batcher.infer(large(1), 1)
+        await batcher.close()
+        gate.set()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        await asyncio.sleep(0)  # what the copy leads to has its turn
+        np.testing.assert_array_equal(answer["y"], 2 * large(1)["x"])
+
+    asyncio.run(main())
+    assert (len(cache), cache.size_bytes) == (0, 0)
