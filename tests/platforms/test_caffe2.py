@@ -140,7 +140,7 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path):
 def test_closing_lets_the_session_go(tmp_path):
     folder, _ = two_layers(tmp_path)
     servable = load(folder)
-    session = weakref.ref(servable._session)
+    session = weakref.ref(servable.session)
     assert session() is not None
     servable.close()
     gc.collect()

@@ -318,8 +318,9 @@ def test_many_loads_leave_nothing_behind(tmp_path):
                 servable.run(SIGNATURE, order(Unruly.KILL))
         servable.close()
     gc.collect()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before_fds
-    assert threading.active_count() == before_threads
+    # Fewer where what tests before this one have left was let go meanwhile.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before_fds
+    assert threading.active_count() <= before_threads
     assert "stfs-tensors" not in Path("/proc/self/maps").read_text()
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     assert not set(map(str, pids)) & set(children)
