@@ -1,58 +1,40 @@
-"""A model that answers: one servable with a batcher for each of its signatures, and how it comes to be.
+"""A model that answers: one servable with a batcher for each of its signatures.
 
-Everything but the framework's own calls happens on the event-loop thread. Knows no HTTP and no version policy.
+Everything but the framework's own calls happens on the event-loop thread. Must not live here: HTTP, version policy,
+how a model is loaded (``loader``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stfs import platforms
-from stfs.batcher.batcher import Batcher, BatchRecord
+from stfs.batcher.batcher import Batcher
 from stfs.batcher.cache import ResponseCache
-from stfs.batcher.places import Instance
 from stfs.batcher.queue import Entry, Journey
-from stfs.batcher.shape_plan import plan
 from stfs.batcher.sharing import SharingBatcher
-from stfs.batcher.slots import RunSlots, Share
-from stfs.calibration.load import MODEL_RAISES as MODEL_RAISES
-from stfs.calibration.load import Recorded, calibrate_model
 from stfs.calibration.result import Calibration
-from stfs.config import ModelConfig
-from stfs.errors import LoadFailed, RequestError, SignatureNotFound, Unavailable
-from stfs.metrics import Metrics
-from stfs.platforms.base import LoadOptions, Servable, WorkerStatus
-from stfs.platforms.instances import open_instances
-from stfs.platforms.loading import Hosting
-from stfs.platforms.memory import run_on
-from stfs.signature import Array, Signature, Tensors, zeros
+from stfs.errors import RequestError, SignatureNotFound
+from stfs.platforms.base import Servable, WorkerStatus
+from stfs.signature import Array, Signature, Tensors
 
 if TYPE_CHECKING:
     from stfs.batcher._lane import Lane
 
 log = logging.getLogger("stfs.model")
 
-WARM_UP_ROWS = 2
-"""Rows of the run that shows whether a signature really batches: the smallest number that can tell."""
-
-WARM_UP_TRIES = 3
-WARM_UP_WAIT_S = 60.0
-"""How often a warm-up is tried whose worker process dies, and how long it waits each time for the next one."""
-
 STUCK_RUN_S = 30.0
 """So long a closing model waits for its last runs, if it has a worker process that can be ended without them."""
 
 
 class Model:
-    """One version of one model. Made by :class:`ModelLoader`; closed once, when no request holds it any more."""
+    """One version of one model, made by :class:`stfs.loader.ModelLoader`.
+
+    Closed once, when no request holds it any more.
+    """
 
     def __init__(
         self,
@@ -205,259 +187,3 @@ class Model:
 
 _left_over: set[asyncio.Task[None]] = set()
 """What waits for runs of models that are closed otherwise; a task that nobody refers to may be collected."""
-
-
-Replay = Callable[[Model, int], Awaitable[object]]
-"""Runs what was recorded for a model, so many times; raises :class:`LoadFailed` if the model does not take it."""
-
-Recordings = Callable[[Path, Servable, Mapping[str, Signature]], Recorded]
-"""Some of the requests that were recorded for the version at that path. Blocking; never raises for what is in them."""
-
-
-class ModelLoader:
-    """Loads versions of the configured models: finds the platform, loads on a thread, warms up, makes the batchers.
-
-    ``replay`` is called with each new model, once it answers and before it is given out; ``recordings`` is what it is
-    timed on. Models have run slots in common if there are ``slots``.
-    """
-
-    def __init__(
-        self,
-        metrics: Metrics,
-        replay: Replay | None = None,
-        recordings: Recordings | None = None,
-        slots: RunSlots | None = None,
-    ) -> None:
-        self._configs: Mapping[str, ModelConfig] = {}
-        self._metrics = metrics
-        self._replay = replay
-        self._recordings = recordings
-        self._slots = slots
-
-    def configure(self, configs: Iterable[ModelConfig]) -> None:
-        """What to load each model with from now on.
-
-        Raises :class:`stfs.errors.ConfigError`, and changes nothing, if a platform is configured that does not exist.
-        """
-        by_name = {config.name: config for config in configs}
-        for config in by_name.values():
-            if config.platform:
-                platforms.find(config.platform)
-        self._configs = by_name
-
-    async def __call__(self, name: str, version: int, path: Path) -> Model:
-        """Load the model at ``path``; runs on the event loop, with the blocking parts on a thread.
-
-        Raises :class:`stfs.errors.SetupError` with one line that says what is wrong.
-        """
-        loop = asyncio.get_running_loop()
-        config = self._configs[name]
-        started = time.monotonic()
-        servable = await loop.run_in_executor(None, load_servable, config, path)
-        try:
-            signatures = await loop.run_in_executor(None, warm_up_all, servable, config.batchable)
-            signatures, paddings = plan(config.shapes, signatures, config.batch.max_batch_size, path)
-            recorded = partial(self._recorded, path, servable, signatures)
-            timing = partial(calibrate_model, servable, signatures, config, path, recorded)
-            calibrations = await loop.run_in_executor(None, timing)
-        except BaseException:
-            await loop.run_in_executor(None, servable.close)
-            raise
-        cache = ResponseCache(config.cache_bytes) if config.cache_bytes else None
-        make: Callable[..., Batcher] = Batcher
-        if cache is not None or config.single_flight:
-            make = partial(SharingBatcher, cache=cache, counted=partial(self._metrics.record_cache, name, str(version)))
-        batchers = {
-            key: make(
-                partial(run_on, servable, key, limit_s=config.run_timeout_s),
-                config.batch,
-                name=f'model "{name}" version {version}',
-                merge=signature.batchable,
-                loop=loop,
-                observer=self._observer(name, version),
-                instances=_instances(servable, key, config.run_timeout_s),
-                run_timeout_s=0.0 if servable.ends_runs else config.run_timeout_s,
-                cost=calibrations[key].cost,
-                in_flight=calibrations[key].in_flight,
-                share=self._share_of(servable, config),
-                padding=paddings.get(key),
-                **({} if make is Batcher else {"place": key}),
-                row_bytes=signature.row_bytes if signature.batchable else None,
-                on_refused=partial(self._metrics.record_refused, name, str(version)),
-            )
-            for key, signature in signatures.items()
-        }
-        log.info(
-            "loaded %s version %d: %s (%s) in %.2f s, %s",
-            name,
-            version,
-            servable.platform,
-            servable.runtime,
-            time.monotonic() - started,
-            "; ".join(
-                f"{s.name} {'batches' if s.batchable else 'runs request by request'}" for s in signatures.values()
-            ),
-        )
-        model = Model(name, version, servable, signatures, batchers, path)
-        model.calibrations = calibrations
-        model.cache = cache
-        if self._replay is not None and config.warmup_iterations:
-            try:
-                await self._replay(model, config.warmup_iterations)
-            except BaseException:
-                await model.close()
-                raise
-        for batcher in batchers.values():
-            if isinstance(batcher, SharingBatcher):
-                batcher.is_open = True
-        return model
-
-    def _recorded(self, path: Path, servable: Servable, signatures: Mapping[str, Signature]) -> Recorded:
-        return {} if self._recordings is None else self._recordings(path, servable, signatures)
-
-    def _share_of(self, servable: Servable, config: ModelConfig) -> Share | None:
-        if self._slots is None:
-            return None
-        return self._slots.join("cuda" if servable.on_gpu else "cpu", config.name, config.share_weight)
-
-    def _observer(self, name: str, version: int) -> Callable[[BatchRecord], None]:
-        text = str(version)
-
-        def observe(record: BatchRecord) -> None:
-            self._metrics.record_batch(
-                name,
-                text,
-                rows=record.rows,
-                padded=record.padded_rows - record.rows,
-                queue_s=record.queue_wait_s,
-                run_s=record.run_s,
-                reason=record.reason,
-                failed=record.failed,
-                timed_out=record.timed_out,
-                requests=record.requests,
-                slot_wait_s=record.slot_wait_s,
-            )
-
-        return observe
-
-
-def is_model(platform: str | None, path: Path) -> bool:
-    """Whether ``path`` itself is a model of the platform of that name, or of any if it is ``None``."""
-    return platforms.find(platform).detect(path) if platform else platforms.is_model(path)
-
-
-def load_servable(config: ModelConfig, path: Path) -> Servable:
-    """Blocking. The platform is the configured one, else the one that recognises the files."""
-    platform = platforms.find(config.platform) if config.platform else platforms.detect(path)
-    if platform is None:
-        raise LoadFailed(f"{path}: {_advice(path)}")
-    options = LoadOptions(
-        model_name=config.name,
-        threads=config.threads,
-        device=config.device,
-        custom_op_paths=config.custom_op_paths,
-        session_config=config.session_config,
-        signature_file=config.signature_file,
-        trusted_types=config.trusted_types,
-        jvm_heap_bytes=config.jvm_heap_bytes,
-        saved_model_tags=config.saved_model_tags,
-        memory_limit_bytes=config.memory_limit_bytes,
-        cuda_graphs=config.cuda_graphs,
-        batch_sizes=config.batch.allowed_batch_sizes,
-    )
-    servable = open_instances(
-        platform,
-        path,
-        options,
-        Hosting(config.isolation, config.python, config.processing_file),
-        instances=config.instances,
-        cpus=config.cpus,
-        gpus=config.gpus,
-    )
-    if not servable.signatures:
-        servable.close()
-        raise LoadFailed(f"{path}: the model has no signature to serve")
-    return servable
-
-
-def _advice(path: Path) -> str:
-    """What to do about files that no platform recognises."""
-    match path.suffix:
-        case ".keras" | ".h5":
-            return "a Keras file holds no graph to serve: write one with model.export(folder) and serve the folder"
-        case ".pb":
-            return "this is part of a SavedModel: serve the folder that it is in"
-    known = ", ".join(sorted(platforms.available()))
-    return f"no platform recognises these files; if the names mislead, say which with --model_platform ({known})"
-
-
-def _instances(servable: Servable, key: str, limit_s: float) -> list[Instance]:
-    """The ways to run a signature, where there are several."""
-    members = servable.members
-    if len(members) == 1:
-        return []
-    ways = ((member, partial(run_on, member, key, limit_s=limit_s)) for member in members)
-    return [Instance(run, member.is_up, member.concurrent) for member, run in ways]
-
-
-def warm_up_all(servable: Servable, batchable: bool | None) -> dict[str, Signature]:
-    """:meth:`warm_up` of every instance; what the first showed is returned."""
-    first, *others = dict.fromkeys(servable.members)
-    settled = warm_up(first, batchable)
-    for other in others:
-        warm_up(other, batchable)
-    return settled
-
-
-def warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]:
-    """Blocking. Runs each signature once or twice on zeros, which pays first-call costs before the first request.
-
-    Returns the signatures, ``batchable`` only where the user did not forbid it and two rows in gave two rows out. Zeros
-    may mean nothing to a model (an empty string is no JPEG), so a failing warm-up is no failure of the model.
-    """
-    settled: dict[str, Signature] = {}
-    for key, signature in servable.signatures.items():
-        batches = signature.batchable and batchable is not False
-        one_row_runs = False
-        with contextlib.suppress(*MODEL_RAISES):
-            _run_warm(servable, key, zeros(signature.inputs, 1))
-            one_row_runs = True
-        if batches and one_row_runs:
-            batches = _keeps_rows(servable, signature)
-        elif any(spec.shape is None for spec in signature.outputs):
-            batches = False  # nothing has shown that this output has a row for each input row
-        settled[key] = replace(signature, batchable=batches)
-    return settled
-
-
-def _keeps_rows(servable: Servable, signature: Signature) -> bool:
-    """Whether a run on two rows works and gives two rows in every output."""
-    try:
-        outputs = _run_warm(servable, signature.name, zeros(signature.inputs, WARM_UP_ROWS))
-    except MODEL_RAISES as error:
-        log.info("%s takes one row but not %d, so it runs request by request: %s", signature.name, WARM_UP_ROWS, error)
-        return False
-    wrong = [name for name, array in outputs.items() if not array.ndim or array.shape[0] != WARM_UP_ROWS]
-    if wrong:
-        log.info("%s: output %s has no row per input row, so it runs request by request", signature.name, wrong[0])
-    return not wrong
-
-
-def _run_warm(servable: Servable, signature_name: str, inputs: Tensors) -> Tensors:
-    """A run that is tried again if its worker process was away: another model there may have brought it down."""
-    for _ in range(WARM_UP_TRIES - 1):
-        try:
-            return servable.run(signature_name, inputs)
-        except Unavailable:
-            if not _comes_back(servable):
-                raise
-    return servable.run(signature_name, inputs)
-
-
-def _comes_back(servable: Servable) -> bool:
-    end_s = time.monotonic() + WARM_UP_WAIT_S
-    while (worker := servable.worker_status) is not None and time.monotonic() < end_s:
-        if worker.state not in ("starting", "restarting"):
-            return worker.state == "up"
-        time.sleep(0.02)
-    return False

@@ -30,8 +30,9 @@ from stfs.lifecycle.policy import Latest, State
 from stfs.lifecycle.record import ModelSpec
 from stfs.lifecycle.source import FolderSource
 from stfs.lifecycle.to_its_end import to_its_end
+from stfs.loader import ModelLoader, is_model
 from stfs.metrics import Metrics
-from stfs.model import Model, ModelLoader, is_model
+from stfs.model import Model
 from stfs.platforms.base import CORES_LEFT, all_cores, usable_cores
 from stfs.repository import Repository
 from stfs.tracing import EXPORT_TIMEOUT_S, Tracing

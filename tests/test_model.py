@@ -19,8 +19,9 @@ from stfs.errors import (
     SignatureNotFound,
     Unavailable,
 )
+from stfs.loader import ModelLoader, is_model
 from stfs.metrics import Metrics
-from stfs.model import Model, ModelLoader, is_model
+from stfs.model import Model
 from stfs.platforms.base import LoadOptions, Platform, Servable
 from stfs.signature import STRING, Signature, TensorSpec, can_batch, zeros
 

@@ -15,8 +15,8 @@ from stfs.batcher.policy import BatchPolicy
 from stfs.batcher.shape_plan import ShapeOptions, parse_cuts
 from stfs.config import ModelConfig
 from stfs.errors import InvalidInput, LoadFailed
+from stfs.loader import ModelLoader
 from stfs.metrics import Metrics
-from stfs.model import ModelLoader
 
 pytestmark = pytest.mark.slow  # real models, servers
 

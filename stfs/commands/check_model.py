@@ -24,7 +24,7 @@ from stfs.commands.local_model import LocalModel, configured, opened
 from stfs.commands.platforms import table
 from stfs.commands.progress import Progress
 from stfs.commands.timing import sizes_up_to, suggest, time_sizes
-from stfs.model import MODEL_RAISES
+from stfs.loader import MODEL_RAISES
 from stfs.platforms.base import one_line
 from stfs.signature import Signature, TensorSpec, zeros
 from stfs.warmup.replay import recorded_requests

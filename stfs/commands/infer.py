@@ -24,8 +24,9 @@ from stfs.commands.local_model import configured, versions_of
 from stfs.commands.progress import Progress
 from stfs.config import ModelConfig
 from stfs.errors import ConfigError, ModelNotFound, RequestError
+from stfs.loader import ModelLoader
 from stfs.metrics import Metrics
-from stfs.model import Model, ModelLoader
+from stfs.model import Model
 from stfs.protocols import oip, stfs, tfserving, tfserving_examples, tfserving_results
 from stfs.protocols.request import Payload, Resolver
 from stfs.signature import Signature, Tensors

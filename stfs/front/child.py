@@ -37,8 +37,9 @@ from stfs.front.sockets import BACKLOG
 from stfs.front.table import Mirror
 from stfs.front.wire import RING_BYTES, Wire
 from stfs.lifecycle.manager import Manager
+from stfs.loader import ModelLoader
 from stfs.metrics import Metrics
-from stfs.model import Model, ModelLoader
+from stfs.model import Model
 from stfs.platforms.base import usable_cores
 from stfs.repository import Repository
 from stfs.tracing import Tracing

@@ -26,8 +26,8 @@ from stfs import platforms
 from stfs.commands import survey
 from stfs.config import ModelConfig
 from stfs.errors import InvalidRequest, LoadFailed, Unavailable
+from stfs.loader import ModelLoader
 from stfs.metrics import Metrics
-from stfs.model import ModelLoader
 from stfs.platforms import catalog
 from stfs.platforms.base import LoadOptions
 from stfs.platforms.loading import Hosting, open_servable

@@ -11,8 +11,8 @@ from simple_models import write_linear
 
 from stfs.config import ModelConfig
 from stfs.errors import LoadFailed
+from stfs.loader import ModelLoader
 from stfs.metrics import Metrics
-from stfs.model import ModelLoader
 from stfs.warmup.replay import MAX_RECORDS, replay
 
 
