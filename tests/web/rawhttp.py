@@ -130,6 +130,7 @@ class Line:
         self.socket.setblocking(False)
         self.received = bytearray()
         self.closed = False
+        self._understood: tuple[int, bool, Heard] | None = None
 
     def __enter__(self) -> Line:
         return self
@@ -181,12 +182,17 @@ class Line:
     def ask(self, data: bytes, count: int = 1) -> list[Reply]:
         """Send, and wait for that many answers."""
         self.received.clear()
+        self._understood = None
         self.send(data)
         self.until(lambda line: len(line.heard().replies) >= count)
         return list(self.heard().replies)
 
     def heard(self) -> Heard:
-        return understand(bytes(self.received), self.closed)
+        """What has come by now, understood once for as long as nothing more comes."""
+        if self._understood is None or self._understood[:2] != (len(self.received), self.closed):
+            heard = understand(bytes(self.received), self.closed)
+            self._understood = (len(self.received), self.closed, heard)
+        return self._understood[2]
 
 
 class Side:
@@ -237,8 +243,11 @@ def exchange(
             quiet += 1
             if quiet >= QUIET_BEATS:
                 heard = [[line.heard() for line in row] for row in lines]
-                if done(heard) or time.monotonic() - last_news_s > SILENCE_S:
+                silent_s = time.monotonic() - last_news_s
+                if done(heard) or silent_s > SILENCE_S:
                     return heard
+                talking = [line.socket for row in lines for line in row if not line.closed]
+                select.select(talking, [], [], SILENCE_S - silent_s)
 
 
 class Pair:
