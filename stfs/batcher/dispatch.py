@@ -241,11 +241,11 @@ class Dispatcher:
             self._busy_since_s = now_s
         self.in_flight_batches += 1
         self.in_flight_rows += batch.rows
-        if self.share is not None:
-            batch.grant = self.share.began(now_s)
-        if self.watch.limit_s:
-            self.watch.begin(place, batch)
         try:
+            if self.share is not None:
+                batch.grant = self.share.began(now_s)
+            if self.watch.limit_s:
+                self.watch.begin(place, batch)
             (self.start or place.thread)(partial(self._work, place, batch))
         except Exception as error:  # no thread to be had, for one
             self._home.loop.call_soon(self._finish, place, batch, self._lost(batch, error), [])
@@ -281,34 +281,14 @@ class Dispatcher:
         now_s = self._clock()
         self.in_flight_batches -= 1
         self.in_flight_rows -= batch.rows
-        launched_s = batch.launched_s
-        if self.share is not None and batch.grant is not None:
-            self.share.ended(batch.grant, now_s)
-            if records and batch.grant.waited_s:
-                records[0] = records[0]._replace(slot_wait_s=batch.grant.waited_s)
-        # Of batches side by side each counts the time since the last one, so that the sum is the time that it took.
-        self._drain = self._drain.after(batch.rows or 1, now_s - self._busy_since_s)
-        self._busy_since_s = now_s
-        adaptive = self.adaptive
-        if adaptive is not None:
-            # Retries of a batch that failed say nothing about what a run costs.
-            rows = records[0].padded_rows if len(records) == 1 and not records[0].failed else 0
-            self._finished_work_s = self._work_clock()
-            try:
-                adaptive.finished(now_s, rows, now_s - launched_s, self._queue.rows + self.in_flight_rows)
-            except Exception:
-                self._forget_what_was_learnt()
-        if self.fits.known or len(records) > 1:
-            self.fits.learn(batch, records, now_s)
-        # First the next batch, then the answers to this one: the model works while they are written. But where a run is
-        # hardly longer than that, a few stragglers had better go with those who ask again once they are answered.
-        runs_are_cheap = adaptive is not None and not adaptive.watches
-        if runs_are_cheap and not self.draining and are_stragglers(self._queue.rows, batch.rows):
+        # First the next batch, then the answers to this one: the model works while they are written.
+        try:
+            self._go_on(batch, records, now_s)
+        except Exception:
+            log.exception("%s: a fault of the batcher's own after a batch; its answers are given", self._name)
             self._wake_soon(0)
-        else:
-            self.step()
         if self.anybody_asks:
-            tell_journeys(batch.entries, batch.rows, batch.reason, launched_s, now_s)
+            tell_journeys(batch.entries, batch.rows, batch.reason, batch.launched_s, now_s)
         for entry, outcome in zip(batch.entries, outcomes, strict=True):
             try:
                 if isinstance(outcome, list):
@@ -323,6 +303,34 @@ class Dispatcher:
                     self.observer(record)
                 except Exception:
                     log.exception("%s: the observer of batches raised", self._name)
+
+    def _go_on(self, batch: Batch, records: list[BatchRecord], now_s: float) -> None:
+        """Let others run, learn from the batch that is over, and look whether the next one leaves."""
+        if self.share is not None and batch.grant is not None:
+            self.share.ended(batch.grant, now_s)
+            if records and batch.grant.waited_s:
+                records[0] = records[0]._replace(slot_wait_s=batch.grant.waited_s)
+        # Of batches side by side each counts the time since the last one, so that the sum is the time that it took.
+        self._drain = self._drain.after(batch.rows or 1, now_s - self._busy_since_s)
+        self._busy_since_s = now_s
+        adaptive = self.adaptive
+        if adaptive is not None:
+            # Retries of a batch that failed say nothing about what a run costs.
+            rows = records[0].padded_rows if len(records) == 1 and not records[0].failed else 0
+            self._finished_work_s = self._work_clock()
+            try:
+                adaptive.finished(now_s, rows, now_s - batch.launched_s, self._queue.rows + self.in_flight_rows)
+            except Exception:
+                self._forget_what_was_learnt()
+        if self.fits.known or len(records) > 1:
+            self.fits.learn(batch, records, now_s)
+        # Where a run is hardly longer than writing its answers takes, a few stragglers had better go with those who ask
+        # again once they are answered.
+        runs_are_cheap = adaptive is not None and not adaptive.watches
+        if runs_are_cheap and not self.draining and are_stragglers(self._queue.rows, batch.rows):
+            self._wake_soon(0)
+        else:
+            self.step()
 
     def stop(self) -> None:
         """Nothing is left to wait for."""

@@ -6,7 +6,9 @@ from batcher.batcher_driver import Asked, Driver
 
 from stfs.batcher.adaptive import Adaptive
 from stfs.batcher.batcher import Batcher
-from stfs.batcher.policy import MOST_LOOKS, BatchPolicy
+from stfs.batcher.dispatch import Dispatcher
+from stfs.batcher.fits import Fits
+from stfs.batcher.policy import MOST_LOOKS, BatchPolicy, Drain
 from stfs.errors import DeadlineExceeded, InvalidInput, InvalidRequest, ModelFailed, Overloaded, Unavailable
 
 POISON = -1.0
@@ -117,6 +119,40 @@ def test_a_policy_that_fails_keeps_nobody_waiting(step, monkeypatch, caplog):
     driver.settle()
     assert answers(*asked) == [[2], [4], [6]]
     assert "the adaptive policy failed" in caplog.text
+
+
+@pytest.mark.parametrize(("room", "step"), [(Drain, "after"), (Fits, "learn"), (Dispatcher, "_step_adaptive")])
+def test_a_fault_of_the_batchers_own_after_a_batch_loses_no_answer(room, step, monkeypatch, caplog):
+    driver = Driver(double)
+    first = [driver.ask([1]), driver.ask([POISON])]
+    driver.launch()
+    next_one = driver.ask([3])
+    with monkeypatch.context() as faulty:
+        faulty.setattr(room, step, lambda *_, **__: 1 / 0)
+        driver.work()
+        driver.loop.turn()
+    assert answers(first[0]) == [[2]]
+    assert "poison" in str(first[1].error)
+    assert "a fault of the batcher's own" in caplog.text
+    driver.settle()
+    assert answers(next_one) == [[6]]
+    assert (driver.batcher.queued_rows, driver.batcher.in_flight_rows) == (0, 0)
+
+
+def test_a_batch_that_cannot_be_started_is_answered(monkeypatch):
+    driver = Driver(double)
+
+    def fail(*_):
+        raise ZeroDivisionError("float division by zero")
+
+    asked = driver.ask([1])
+    with monkeypatch.context() as faulty:
+        faulty.setattr(driver.batcher.dispatcher, "start", fail)
+        driver.settle()
+    assert "division by zero" in str(asked.error)
+    after = driver.ask([2])
+    driver.settle()
+    assert answers(after) == [[4]]
 
 
 def test_batches_form_while_the_model_is_busy():
