@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from stfs.batcher.batch import join, pieces
 from stfs.batcher.queue import Entry
 from stfs.errors import ModelFailed, RequestError
 from stfs.signature import Tensors
+
+
+class Piece(Entry):
+    """As many rows of a :class:`LargeEntry` as a batch holds."""
+
+    __slots__ = ("whole",)
+
+    whole: Entry
+    """The request that this is a piece of."""
 
 
 class LargeEntry(Entry):
@@ -18,14 +28,16 @@ class LargeEntry(Entry):
 
     __slots__ = ("_answers", "_missing", "_pieces")
 
-    def cut(self, limit_rows: int) -> list[Entry]:
+    def cut(self, limit_rows: int) -> Sequence[Entry]:
         """The pieces, to be queued together."""
         self._pieces = [
-            Entry(
+            Piece(
                 inputs, rows, self.key, partial(self._on_piece, number), self.arrived_s, self.deadline_s, self.journey
             )
             for number, (inputs, rows) in enumerate(pieces(self.inputs, self.rows, limit_rows))
         ]
+        for piece in self._pieces:
+            piece.whole = self
         self._answers: list[Tensors] = [{}] * len(self._pieces)
         self._missing = len(self._pieces)
         return self._pieces
@@ -47,11 +59,14 @@ class LargeEntry(Entry):
     def cancel(self) -> None:
         """Take back what has not been run yet."""
         super().cancel()
-        for piece in self._pieces:
-            piece.cancel()
+        self._drop_pieces()
 
     def answer(self, outputs: Tensors | None, error: RequestError | None) -> None:
         """Answer the whole, and take back what has not been run yet."""
+        self._drop_pieces()
+        super().answer(outputs, error)
+
+    def _drop_pieces(self) -> None:
         for piece in self._pieces:
             piece.cancel()
-        super().answer(outputs, error)
+        self._pieces = []  # they know the whole, which would keep both until the collector finds them

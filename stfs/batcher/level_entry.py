@@ -114,4 +114,5 @@ class LevelEntry:
 
     def _send_off(self, entry: Entry, reason: str, problem: str) -> None:
         if not entry.answered:  # a piece of a request that was turned away by another of its pieces
-            entry.answer(None, self._refusals.refuse(reason, problem, entry.inputs, entry.rows, self._clock()))
+            whole = entry.whole
+            entry.answer(None, self._refusals.refuse(reason, problem, whole.inputs, whole.rows, self._clock()))

@@ -115,6 +115,11 @@ class Entry:
         """Whether nobody waits for this any more. May be read on any thread: once true it stays true."""
         return self.reply is None
 
+    @property
+    def whole(self) -> Entry:
+        """What its client has sent: this, unless it is a piece of a larger request."""
+        return self
+
     def part(self, limit_rows: int, *, least_one: bool) -> Entry | None:
         """Its first requests, of ``limit_rows`` rows at most, as an entry of their own; ``None``: it stays whole."""
         return None

@@ -70,7 +70,8 @@ class Refusals:
         slo_s = self._policy.latency_slo_s
         of = f" of latency_slo_ms ({slo_s * 1e3:g})" if entry.deadline_s >= entry.arrived_s + slo_s - ROUNDING_S else ""
         problem = f"cannot answer within the {left_s:.3f} s that are left{of}, with {self._queue.rows} rows queued"
-        return self.refuse("late", problem, entry.inputs, entry.rows, now_s)
+        whole = entry.whole
+        return self.refuse("late", problem, whole.inputs, whole.rows, now_s)
 
     def look_at_share(self, clients: ClientQueue, client: Hashable, now_s: float) -> None:
         """Raise :class:`ShareExceeded` for a client that has more than its share of a queue that is filling up."""

@@ -70,6 +70,26 @@ def test_who_comes_before_the_time_is_a_newcomer():
     driver.refusal([3.0])
 
 
+def test_a_request_of_several_batches_that_gives_way_is_known_when_it_comes_back():
+    levels = BatchPolicy(max_batch_size=4, max_enqueued_rows=8, adaptive=False, priority_levels=2)
+    driver = overloaded(levels)
+    driver.settle()
+    driver.ask([1.0] * 4)
+    driver.launch()
+    large = driver.ask([7.0] * 8)  # two pieces, which fill the queue
+    driver.ask([2.0] * 4, priority=1)
+    driver.loop.turn()
+    told_s = large.error.retry_after_s
+    driver.settle()
+    driver.loop.now_s += told_s
+    driver.ask([1.0] * 4)
+    driver.launch()
+    driver.ask([5.0] * 4)  # makes way
+    back = driver.ask([7.0] * 8)
+    driver.settle()
+    assert back.outputs["y"].tolist() == [14.0] * 8
+
+
 def test_places_are_kept_in_lanes_too():
     driver = overloaded()
     lane = driver.batcher.lane("x", np.dtype(np.float64), (1,))
