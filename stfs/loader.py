@@ -7,11 +7,9 @@ Everything but the framework's own calls happens on the event-loop thread. Must 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,26 +20,19 @@ from stfs.batcher.places import Instance
 from stfs.batcher.shape_plan import plan
 from stfs.batcher.sharing import SharingBatcher
 from stfs.batcher.slots import RunSlots, Share
-from stfs.calibration.load import MODEL_RAISES as MODEL_RAISES
 from stfs.calibration.load import Recorded, calibrate_model
 from stfs.config import ModelConfig
-from stfs.errors import LoadFailed, Unavailable
+from stfs.errors import LoadFailed
+from stfs.first_runs import warm_up_all, warm_up_shapes
 from stfs.metrics import Metrics
 from stfs.model import Model
 from stfs.platforms.base import LoadOptions, Servable
 from stfs.platforms.instances import open_instances
 from stfs.platforms.loading import Hosting
 from stfs.platforms.memory import run_on
-from stfs.signature import Signature, Tensors, zeros
+from stfs.signature import Signature
 
 log = logging.getLogger("stfs.model")
-
-WARM_UP_ROWS = 2
-"""Rows of the run that shows whether a signature really batches: the smallest number that can tell."""
-
-WARM_UP_TRIES = 3
-WARM_UP_WAIT_S = 60.0
-"""How often a warm-up is tried whose worker process dies, and how long it waits each time for the next one."""
 
 Replay = Callable[[Model, int], Awaitable[object]]
 """Runs what was recorded for a model, so many times; raises :class:`LoadFailed` if the model does not take it."""
@@ -93,6 +84,8 @@ class ModelLoader:
         try:
             signatures = await loop.run_in_executor(None, warm_up_all, servable, config.batchable)
             signatures, paddings = plan(config.shapes, signatures, config.batch.max_batch_size, path)
+            called = f'model "{name}" version {version}'
+            await loop.run_in_executor(None, warm_up_shapes, servable, signatures, paddings, config.batch, called)
             recorded = partial(self._recorded, path, servable, signatures)
             timing = partial(calibrate_model, servable, signatures, config, path, recorded)
             calibrations = await loop.run_in_executor(None, timing)
@@ -107,7 +100,7 @@ class ModelLoader:
             key: make(
                 partial(run_on, servable, key, limit_s=config.run_timeout_s),
                 config.batch,
-                name=f'model "{name}" version {version}',
+                name=called,
                 merge=signature.batchable,
                 loop=loop,
                 observer=self._observer(name, version),
@@ -234,66 +227,3 @@ def _instances(servable: Servable, key: str, limit_s: float) -> list[Instance]:
         return []
     ways = ((member, partial(run_on, member, key, limit_s=limit_s)) for member in members)
     return [Instance(run, member.is_up, member.concurrent) for member, run in ways]
-
-
-def warm_up_all(servable: Servable, batchable: bool | None) -> dict[str, Signature]:
-    """:meth:`warm_up` of every instance; what the first showed is returned."""
-    first, *others = dict.fromkeys(servable.members)
-    settled = warm_up(first, batchable)
-    for other in others:
-        warm_up(other, batchable)
-    return settled
-
-
-def warm_up(servable: Servable, batchable: bool | None) -> dict[str, Signature]:
-    """Blocking. Runs each signature once or twice on zeros, which pays first-call costs before the first request.
-
-    Returns the signatures, ``batchable`` only where the user did not forbid it and two rows in gave two rows out. Zeros
-    may mean nothing to a model (an empty string is no JPEG), so a failing warm-up is no failure of the model.
-    """
-    settled: dict[str, Signature] = {}
-    for key, signature in servable.signatures.items():
-        batches = signature.batchable and batchable is not False
-        one_row_runs = False
-        with contextlib.suppress(*MODEL_RAISES):
-            _run_warm(servable, key, zeros(signature.inputs, 1))
-            one_row_runs = True
-        if batches and one_row_runs:
-            batches = _keeps_rows(servable, signature)
-        elif any(spec.shape is None for spec in signature.outputs):
-            batches = False  # nothing has shown that this output has a row for each input row
-        settled[key] = replace(signature, batchable=batches)
-    return settled
-
-
-def _keeps_rows(servable: Servable, signature: Signature) -> bool:
-    """Whether a run on two rows works and gives two rows in every output."""
-    try:
-        outputs = _run_warm(servable, signature.name, zeros(signature.inputs, WARM_UP_ROWS))
-    except MODEL_RAISES as error:
-        log.info("%s takes one row but not %d, so it runs request by request: %s", signature.name, WARM_UP_ROWS, error)
-        return False
-    wrong = [name for name, array in outputs.items() if not array.ndim or array.shape[0] != WARM_UP_ROWS]
-    if wrong:
-        log.info("%s: output %s has no row per input row, so it runs request by request", signature.name, wrong[0])
-    return not wrong
-
-
-def _run_warm(servable: Servable, signature_name: str, inputs: Tensors) -> Tensors:
-    """A run that is tried again if its worker process was away: another model there may have brought it down."""
-    for _ in range(WARM_UP_TRIES - 1):
-        try:
-            return servable.run(signature_name, inputs)
-        except Unavailable:
-            if not _comes_back(servable):
-                raise
-    return servable.run(signature_name, inputs)
-
-
-def _comes_back(servable: Servable) -> bool:
-    end_s = time.monotonic() + WARM_UP_WAIT_S
-    while (worker := servable.worker_status) is not None and time.monotonic() < end_s:
-        if worker.state not in ("starting", "restarting"):
-            return worker.state == "up"
-        time.sleep(0.02)
-    return False

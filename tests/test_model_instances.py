@@ -11,7 +11,7 @@ from stfs.batcher.batcher import Batcher
 from stfs.batcher.places import Instance
 from stfs.batcher.policy import BatchPolicy
 from stfs.errors import RunTimedOut
-from stfs.loader import warm_up_all
+from stfs.first_runs import warm_up_all
 from stfs.model import Model
 from stfs.platforms.base import Servable
 from stfs.platforms.instances import Instances

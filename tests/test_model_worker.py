@@ -11,7 +11,7 @@ from stfs import model as model_module
 from stfs.batcher.batcher import Batcher
 from stfs.batcher.policy import BatchPolicy
 from stfs.errors import Unavailable
-from stfs.loader import warm_up
+from stfs.first_runs import warm_up
 from stfs.model import Model
 from stfs.platforms import worker_supervisor
 from stfs.platforms.base import LoadOptions, Servable, WorkerStatus

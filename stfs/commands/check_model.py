@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from stfs.batcher.adaptive import fit_cost
 from stfs.calibration.inputs import ways
-from stfs.calibration.load import Recorded, calibrate_model
+from stfs.calibration.load import MODEL_RAISES, Recorded, calibrate_model
 from stfs.calibration.result import Calibration
 from stfs.clients.example import Filled, example
 from stfs.commands.arguments import Parser, count, results_only, seconds, write_json
@@ -24,7 +24,6 @@ from stfs.commands.local_model import LocalModel, configured, opened
 from stfs.commands.platforms import table
 from stfs.commands.progress import Progress
 from stfs.commands.timing import sizes_up_to, suggest, time_sizes
-from stfs.loader import MODEL_RAISES
 from stfs.platforms.base import one_line
 from stfs.signature import Signature, TensorSpec, zeros
 from stfs.warmup.replay import recorded_requests

@@ -13,7 +13,8 @@ from pathlib import Path
 from stfs import config, platforms
 from stfs.config import ModelConfig
 from stfs.errors import ConfigError, LoadFailed
-from stfs.loader import load_servable, warm_up
+from stfs.first_runs import warm_up
+from stfs.loader import load_servable
 from stfs.platforms.base import Servable
 from stfs.signature import Signature
 
