@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.batching.made_time import Loop
 from benchmarks.batching.simulator import Profile, noisy, poisson
-from stfs.batcher.adaptive import Cost
 from stfs.batcher.batcher import Batcher
+from stfs.batcher.cost import Cost
 from stfs.batcher.policy import BatchPolicy
 from stfs.errors import Overloaded, RequestError
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from stfs.batcher.adaptive import Adaptive, Cost, Wants
+from stfs.batcher.adaptive import Adaptive, Wants
+from stfs.batcher.cost import Cost
 from stfs.calibration.measure import time_sizes
 from stfs.calibration.result import fitted
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stfs.batcher.adaptive import Adaptive, Cost
+from stfs.batcher.adaptive import Adaptive
 from stfs.batcher.batch import batch_key
 from stfs.batcher.clients import ClientQueue
+from stfs.batcher.cost import Cost
 from stfs.batcher.dispatch import Dispatcher
 from stfs.batcher.due import Due
 from stfs.batcher.ending import Ending

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from stfs.batcher.adaptive import Cost, fit_cost, guess_cost
+from stfs.batcher.cost import Cost, fit_cost, guess_cost
 
 LEAST_SIZES = 3
 """Two sizes always lie on a line, so they say nothing about how well a line fits."""
@@ -26,7 +26,7 @@ class Calibration:
     """What runs of one signature took on one machine, or why nothing is known of it.
 
     ``times`` are pairs of rows and seconds, ascending in rows; empty if ``why_skipped`` says why. ``alpha_s``,
-    ``beta_s`` and ``sigma`` fit them (:class:`stfs.batcher.adaptive.Cost`), and are ``None`` where too few sizes were
+    ``beta_s`` and ``sigma`` fit them (:class:`stfs.batcher.cost.Cost`), and are ``None`` where too few sizes were
     timed to tell. ``overlap`` is the rate of two full batches at once against one after another, ``None`` where
     ``why_no_overlap`` says why that is not known. ``ran_on`` says what the inputs were. ``measured_at_s`` is in seconds
     since 1970, ``machine`` a digest of what the times depend on beside the model; ``cached`` if they were measured at

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TextIO
 
-from stfs.batcher.adaptive import fit_cost
+from stfs.batcher.cost import fit_cost
 from stfs.calibration.inputs import ways
 from stfs.calibration.load import MODEL_RAISES, Recorded, calibrate_model
 from stfs.calibration.result import Calibration

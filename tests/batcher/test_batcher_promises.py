@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from batcher.batcher_driver import Driver
 
-from stfs.batcher.adaptive import Cost
 from stfs.batcher.batcher import Batcher
+from stfs.batcher.cost import Cost
 from stfs.batcher.policy import BatchPolicy
 from stfs.errors import Overloaded
 

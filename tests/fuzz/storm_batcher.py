@@ -33,8 +33,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.batching.made_time import Loop
-from stfs.batcher.adaptive import Cost
 from stfs.batcher.batcher import Batcher
+from stfs.batcher.cost import Cost
 from stfs.batcher.places import Instance
 from stfs.batcher.policy import BatchPolicy
 from stfs.batcher.queue_policy import QueuePolicy
