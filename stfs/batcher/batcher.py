@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stfs.batcher.adaptive import Adaptive
+from stfs.batcher.asking import answer_of
 from stfs.batcher.batch import batch_key
 from stfs.batcher.clients import ClientQueue
 from stfs.batcher.cost import Cost
@@ -32,12 +33,12 @@ from stfs.batcher.policy import BatchPolicy, Slots, admits, for_rows
 from stfs.batcher.queue import Entry, Journey, Queue, Reply
 from stfs.batcher.refusals import Refusals
 from stfs.batcher.run_watch import RunWatch
-from stfs.batcher.runner import BatchRecord, Outcome, Run, Runner
+from stfs.batcher.runner import BatchRecord, Run, Runner
 from stfs.batcher.shapes import Padding
 from stfs.batcher.slots import Share
 from stfs.batcher.thread import Job
 from stfs.batcher.weighed import WeighedQueue, size_of
-from stfs.errors import DeadlineExceeded, RequestError, Unavailable
+from stfs.errors import DeadlineExceeded, Unavailable
 from stfs.signature import Tensors
 
 if TYPE_CHECKING:
@@ -281,21 +282,10 @@ class Batcher:
         client: Hashable = None,
     ) -> Tensors:
         """:meth:`submit`, and wait: returns the answer or raises the error. Cancelling the task cancels the request."""
-        future: asyncio.Future[Outcome] = self.home.loop.create_future()
-
-        def reply(outputs: Tensors | None, error: RequestError | None) -> None:
-            if not future.done():
-                future.set_result((outputs, error))
-
-        entry = self.submit(inputs, rows, reply, deadline_s, journey, priority, client)
-        try:
-            outputs, error = await future
-        finally:
-            entry.cancel()  # does nothing unless this task was cancelled
-        if error is not None:
-            raise error
-        assert outputs is not None
-        return outputs
+        return await answer_of(
+            self.home.loop,
+            lambda reply: self.submit(inputs, rows, reply, deadline_s, journey, priority, client),
+        )
 
     def _weigh(self, queue: WeighedQueue, inputs: Tensors, rows: int, most: int, now_s: float) -> int:
         """The bytes of a request; raises :class:`Overloaded` if the queue has no room for them."""

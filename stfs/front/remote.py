@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from stfs.batcher.asking import answer_of
 from stfs.batcher.batcher import Batcher
 from stfs.batcher.policy import BatchPolicy
 from stfs.batcher.queue import Journey, Queue, Together
@@ -303,21 +304,10 @@ class RemoteBatcher:
         client: Hashable = None,
     ) -> Tensors:
         """:meth:`submit`, and wait. Cancelling the task cancels the request."""
-        future: asyncio.Future[Tensors] = asyncio.get_running_loop().create_future()
-
-        def settle(outputs: Tensors | None, error: RequestError | None) -> None:
-            if future.done():
-                return
-            if error is not None:
-                future.set_exception(error)
-            elif outputs is not None:
-                future.set_result(outputs)
-
-        asked = self.submit(inputs, rows, settle, deadline_s, journey, priority, client)
-        try:
-            return await future
-        finally:
-            asked.cancel()  # does nothing unless this task was cancelled
+        return await answer_of(
+            asyncio.get_running_loop(),
+            lambda reply: self.submit(inputs, rows, reply, deadline_s, journey, priority, client),
+        )
 
     async def close(self) -> None:
         """Refuse what comes now. What was sent is answered by the engine."""
