@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +54,3 @@ def picture(red: int = 200, green: int = 40, blue: int = 20) -> bytes:
     sink = io.BytesIO()
     images.new("RGB", (8, 8), (red, green, blue)).save(sink, "PNG")
     return sink.getvalue()
-
-
-def wait_until(condition, limit_s: float = 30.0) -> None:
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, "it never came about"
-        time.sleep(0.02)

@@ -7,18 +7,10 @@ import http.client
 import json
 import os
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
 PREDICT = "/v1/models/default:predict"
-
-
-def wait_until(condition, limit_s=60.0):
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, "it never came about"
-        time.sleep(0.01)
 
 
 def fronts_of(server) -> list[int]:

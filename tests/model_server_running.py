@@ -9,24 +9,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from running import START_LIMIT_S, Answer, Running, environment
+from waiting import wait_until
 
 COMMAND = (sys.executable, "-m", "model_server_main")
-
-
-def wait_until(condition: Callable[[], Any], log: Callable[[], str] = str, limit_s: float = START_LIMIT_S) -> Any:
-    """What ``condition`` gives as soon as that is true; fails with the log if it never is."""
-    limit = time.monotonic() + limit_s
-    while not (found := condition()):
-        assert time.monotonic() < limit, f"it never came about:\n{log()}"
-        time.sleep(0.02)
-    return found
 
 
 def free_ports(count: int) -> list[int]:
@@ -55,7 +46,7 @@ class ModelServer(Running):
             assert self.process.poll() is None, self.log()
             return condition()
 
-        return wait_until(alive_and, self.log)
+        return wait_until(alive_and, limit_s=START_LIMIT_S, log=self.log)
 
     def predict(self, where: str, rows: Any) -> Answer:
         return self.post(f"/v1/models/{where}:predict", json.dumps({"instances": rows}))

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from running import running
 from simple_models import write_linear
+from waiting import until, wait_until
 
 from stfs import config
 from stfs.errors import ConfigError
@@ -120,12 +121,6 @@ async def serving_one(tmp_path):
         await server.free()
 
 
-async def until(holds):
-    async with asyncio.timeout(60):
-        while not holds():  # noqa: ASYNC110 - what is waited for has no event to wait on
-            await asyncio.sleep(0.01)
-
-
 def loading(server, name):
     found = [status for status in server.manager.status() if status.name == name]
     return bool(found) and any(version.state is State.LOADING for version in found[0].versions)
@@ -174,7 +169,7 @@ def test_labels_of_a_config_file(tmp_path):
     file.write_text(json.dumps({"model_config_list": [entry]}))
     with running(f"--model_config_file={file}") as server:
         # It serves as soon as one of the versions does.
-        asyncio.run(until(lambda: server.get("/v1/models/m").body.count(b'"AVAILABLE"') == 2))
+        wait_until(lambda: server.get("/v1/models/m").body.count(b'"AVAILABLE"') == 2)
         answer = server.post("/v1/models/m/labels/old:predict", {"instances": [[1.0] * 3]})
         assert answer.status == 200, answer.body
         assert server.get("/v1/models/m/labels/old").json["model_version_status"][0]["version"] == "1"

@@ -5,12 +5,12 @@ import os
 import signal
 import socket
 import sys
-import time
 
 import pytest
 from odd_estimators import write_odd
 from running import run_cli, running
 from simple_models import write_linear
+from waiting import wait_until
 
 from stfs import __version__
 
@@ -118,13 +118,6 @@ def test_one_broken_model_among_good_ones_stops_the_start_and_is_named(tmp_path)
     assert 'model "good"' not in line
 
 
-def until(holds, limit_s=60.0):
-    limit = time.monotonic() + limit_s
-    while not holds():
-        assert time.monotonic() < limit, "it never came about"
-        time.sleep(0.02)
-
-
 def test_the_seeds_command_serves_the_seeds_way(tmp_path):
     write_linear(tmp_path / "model" / "1")
     with running(
@@ -139,7 +132,7 @@ def test_the_seeds_command_serves_every_version_and_ours_the_latest(tmp_path):
         write_linear(tmp_path / str(version), scale=10 * version)
     with running(f"--model_base_path={tmp_path}", module="seed_main", serve=False) as server:
         # One version is enough for the start; the other may still be loading.
-        until(lambda: len(server.get("/v1/models").json[0]["model_version_list"]) == 2)
+        wait_until(lambda: len(server.get("/v1/models").json[0]["model_version_list"]) == 2)
         for version in (1, 2):
             answer = server.post("/", {"model_version": version, "data": [[1, 0, 0]]})
             assert answer.json["y"][0][0] == 10 * version

@@ -2,13 +2,13 @@
 
 import http.client
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from access_users import with_password, write_users
 from running import basic_auth, running
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # starts servers
 
@@ -64,10 +64,11 @@ def metric(server, name, headers, *labels):
 
 def queued(server, rows, headers, name="stfs_queued_rows"):
     """Wait until so many rows are queued."""
-    end_s = time.monotonic() + LIMIT_S
-    while (found := metric(server, name, headers)) != rows:
-        assert time.monotonic() < end_s, (name, rows, found)
-        time.sleep(0.01)
+    wait_until(
+        lambda: metric(server, name, headers) == rows,
+        f"{rows} as {name}",
+        log=lambda: f"{metric(server, name, headers)}",
+    )
 
 
 def test_who_has_more_than_its_share_is_refused_and_nobody_else(server_and_clients, model):

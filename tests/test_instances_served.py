@@ -3,25 +3,17 @@
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
 from odd_estimators import Odd, write_odd
 from running import running
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # starts real servers
 
 LIMIT_S = 60.0
 CORES = sorted(os.sched_getaffinity(0))
-
-
-def until(condition, what):
-    end_s = time.monotonic() + LIMIT_S
-    while not (found := condition()):
-        assert time.monotonic() < end_s, f"never: {what}"
-        time.sleep(0.01)
-    return found
 
 
 def ask(server, value):
@@ -75,13 +67,15 @@ def test_a_process_that_dies_takes_only_its_own_batch_along(tmp_path):
             lines = Path(f"/proc/{one['pid']}/status").read_text().splitlines()
             assert f"Cpus_allowed_list:\t{core}" in lines
         with Clients(server, 6) as clients:
-            until(lambda: clients.answered > 12, "answers")
+            wait_until(lambda: clients.answered > 12, "answers")
             os.kill(before[0]["pid"], signal.SIGKILL)
             at = clients.answered
-            until(lambda: clients.answered > at + 12, "answers without it")
-            until(lambda: workers(server)[0]["restarts"] == 1 and workers(server)[0]["state"] == "up", "it is back")
+            wait_until(lambda: clients.answered > at + 12, "answers without it")
+            wait_until(
+                lambda: workers(server)[0]["restarts"] == 1 and workers(server)[0]["state"] == "up", "its return"
+            )
             at = clients.answered
-            until(lambda: clients.answered > at + 12, "answers with it again")
+            wait_until(lambda: clients.answered > at + 12, "answers with it again")
         failed = [body for status, body in clients.told if status != 200]
         assert len(failed) <= 6, "each client had one request in that batch at most"
         assert all("died of SIGKILL" in body and "while this request ran" in body for body in failed), failed
@@ -119,8 +113,8 @@ def test_runs_that_hang_on_threads(tmp_path):
         assert server.metric("stfs_stuck_runs_total") == 4
         assert server.get("/ready").status == 200
         hold.unlink()
-        until(lambda: ask(server, 4.0).status == 200, "an answer, once a run has come home")
-        until(lambda: "0 are stuck" in server.log(), "all are home")
+        wait_until(lambda: ask(server, 4.0).status == 200, "an answer, once a run has come home")
+        wait_until(lambda: "0 are stuck" in server.log(), "the return of all runs")
         assert ask(server, 5.0).json["predict"] == [10.0]
         hold.touch()
         assert ask(server, Odd.HANG).status == 504

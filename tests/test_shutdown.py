@@ -4,24 +4,17 @@ import http.client
 import json
 import signal
 import threading
-import time
 
 import pytest
 from odd_estimators import write_odd
 from running import running
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # starts real servers, many of them
 
 
 def slow_call(server, answers, value=1.0):
     answers.append(server.post("/", {"data": [[value]]}))
-
-
-def wait_until(condition, limit_s=30.0):
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, "it never came about"
-        time.sleep(0.01)
 
 
 def test_requests_in_flight_and_queued_are_answered_before_the_end(tmp_path):

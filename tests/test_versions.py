@@ -11,15 +11,9 @@ import pytest
 from odd_estimators import write_odd
 from running import running
 from simple_models import write_linear
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # starts real servers, many of them
-
-
-def wait_until(condition, limit_s=60.0):
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, "it never came about"
-        time.sleep(0.01)
 
 
 def serving(server):

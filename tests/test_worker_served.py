@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 
 import joblib
 import numpy as np
@@ -11,26 +10,9 @@ import pytest
 from odd_estimators import Odd
 from running import running
 from sklearn.linear_model import LogisticRegression
+from waiting import is_alive, wait_until
 
 pytestmark = pytest.mark.slow  # starts real servers
-
-LIMIT_S = 60.0
-
-
-def until(condition, what):
-    end_s = time.monotonic() + LIMIT_S
-    while not (found := condition()):
-        assert time.monotonic() < end_s, f"never: {what}"
-        time.sleep(0.01)
-    return found
-
-
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +78,7 @@ def test_while_a_worker_is_away_its_model_gets_503_and_others_are_served(server,
     (folder / "model.joblib").rename(folder / "away")  # so that it stays away until it is seen to be
     try:
         os.kill(pid, signal.SIGKILL)
-        refused = until(
+        refused = wait_until(
             lambda: answer if (answer := server.post("/", body)).status != 200 else None, "the first refusal"
         )
         assert refused.status == 503
@@ -106,11 +88,11 @@ def test_while_a_worker_is_away_its_model_gets_503_and_others_are_served(server,
         assert server.get("/ready").status == 200
         assert server.post("/", body | {"model_name": "here"}).status == 200
         assert server.post("/", {"model_name": "odd", "data": {"data": [[3.0]]}}).status == 200
-        until(lambda: "does not load again" in worker(server, "apart")["error"], "the error in the status")
+        wait_until(lambda: "does not load again" in worker(server, "apart")["error"], "the error in the status")
         assert server.metric("stfs_worker_up", model="apart") == 0
     finally:
         (folder / "away").rename(folder / "model.joblib")
-    until(lambda: server.post("/", body).status == 200, "the answer after the restart")
+    wait_until(lambda: server.post("/", body).status == 200, "the answer after the restart")
     assert worker(server, "apart")["pid"] != pid
     assert server.metric("stfs_worker_up", model="apart") == 1
     assert server.metric("stfs_worker_restarts_total", model="apart") == restarts + 1
@@ -132,4 +114,4 @@ def test_killing_the_server_ends_its_workers(folder):
     with running(f"--model_base_path={folder / 'model.joblib'}", "--isolation=process") as server:
         pid = worker(server, "default")["pid"]
         server.stop(signal.SIGKILL)
-        until(lambda: not is_alive(pid), "the end of the worker")
+        wait_until(lambda: not is_alive(pid), "the end of the worker")

@@ -178,6 +178,17 @@ class Unruly(Servable):
             raise RuntimeError("closing is hard")
 
 
+def text(*values):
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def order(value, rows=1):
+    """Inputs of one column of numbers, all ``value``: an order to the model where that is below 0."""
+    return {"x": np.full((rows, 1), value, np.float32), "text": text(*[b"ab"] * rows)}
+
+
 def write_model(folder, name="model", **said):
     path = folder / f"{name}.unruly"
     path.write_text(json.dumps({key: str(v) if isinstance(v, Path) else v for key, v in said.items()}))

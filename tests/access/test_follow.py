@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 import pytest
+from waiting import until
 
 from stfs.access.follow import Followed
 from stfs.errors import ConfigError
@@ -45,10 +46,7 @@ def test_what_has_changed_is_read_anew(tmp_path, caplog):
         new.replace(second)
         await text.until("one+two")
         first.write_text("broken")
-        for _ in range(6000):
-            if "it is broken" in caplog.text:
-                break
-            await asyncio.sleep(0.005)
+        await until(lambda: "it is broken" in caplog.text)
         assert text.used[-1] == "one+two"
         second.unlink()
         first.write_text("again")

@@ -5,10 +5,11 @@ import re
 import shutil
 
 import pytest
-from browser_parts import picture, wait_until
+from browser_parts import picture
 from playwright.sync_api import expect
 from running import running
 from simple_models import write_linear
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # drives a browser
 

@@ -9,7 +9,7 @@ import json
 import os
 
 import pytest
-from browser_parts import wait_until
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # drives a browser
 
@@ -87,7 +87,7 @@ def test_a_page_that_stays_open_does_not_grow(server, open_page, path):
 
     def hear(count):
         page.evaluate(f"window.wanted = {count}")
-        wait_until(lambda: page.evaluate("window.told") >= count, LIMIT_S)
+        wait_until(lambda: page.evaluate("window.told") >= count, limit_s=LIMIT_S)
 
     hear(SETTLED)
     heap, nodes, listeners = held(session)

@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import joblib
 import pytest
 from containers.container_files import ROOT
 from sklearn.linear_model import LinearRegression
+from waiting import wait_until
 
 ASKED = os.environ.get("STFS_TEST_CONTAINERS") == "1"
 MISSING = [tool for tool in ("buildah", "debootstrap", "unshare", "setpriv", "chroot") if not shutil.which(tool)]
@@ -121,14 +121,14 @@ class Container:
             connection.close()
 
     def wait_until_ready(self) -> None:
-        limit = time.monotonic() + START_LIMIT_S
-        while time.monotonic() < limit and self.process.poll() is None:
+        def is_ready() -> bool:
+            assert self.process.poll() is None, self.kill()
             try:
-                if self.call("GET", "/ready") == b"ready":
-                    return
+                return self.call("GET", "/ready") == b"ready"
             except OSError:
-                time.sleep(0.05)
-        raise AssertionError(self.kill())
+                return False
+
+        wait_until(is_ready, "readiness", START_LIMIT_S, log=self.kill)
 
     def kill(self) -> str:
         """End it now; what it wrote."""

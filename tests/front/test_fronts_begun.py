@@ -8,9 +8,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from front_load import children_of, wait_until
+from front_load import children_of
 from front_pair import Pair
 from running import run_cli
+from waiting import wait_until
 
 from stfs.config import ModelConfig, ServerConfig
 from stfs.front.fronts import Fronts

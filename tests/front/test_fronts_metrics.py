@@ -7,9 +7,10 @@ import time
 
 import pytest
 from exposition import families, quoted, rows
-from front_load import fronts_of, wait_until
+from front_load import fronts_of
 from running import running
 from simple_models import write_linear
+from waiting import wait_until
 
 from stfs.web.usage import of_process
 

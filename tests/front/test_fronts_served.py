@@ -16,10 +16,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from front_load import PREDICT, Load, ask, children_of, connections_to_both, front_of, fronts_of, predict, wait_until
+from front_load import PREDICT, Load, ask, children_of, connections_to_both, front_of, fronts_of, predict
 from odd_estimators import write_odd
 from running import basic_auth, environment, run_cli, running
 from simple_models import write_linear
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # servers of several processes
 

@@ -5,9 +5,10 @@ import os
 import signal
 
 import pytest
-from front_load import Load, fronts_of, wait_until
+from front_load import Load, fronts_of
 from running import running
 from simple_models import write_linear
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # servers of several processes
 

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 from front_pair import FLOATS, Pair
+from waiting import until
 
 from stfs.calibration.result import Calibration
 from stfs.config import ModelConfig
@@ -45,12 +46,6 @@ class Both:
 
 def model(pair, version):
     return Model("model", version, pair.model._servable, {"serving_default": FLOATS}, {}, pair.model.path)
-
-
-async def until(condition):
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.002)
 
 
 async def settle():

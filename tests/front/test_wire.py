@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from front_pair import RING_BYTES, TEXTS, Held, Pair, echo
+from waiting import until
 
 from stfs import errors
 from stfs.batcher.policy import BatchPolicy
@@ -28,11 +29,6 @@ def run(work):
             return await work()
 
     return asyncio.run(bounded())
-
-
-async def until(condition):
-    while not condition():  # noqa: ASYNC110 - nobody tells
-        await asyncio.sleep(0.002)
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (0, 3), (5, 0), (7, 100), (40, 1000), (300, 1000), (100, 30_000)])

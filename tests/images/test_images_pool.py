@@ -3,12 +3,12 @@
 import asyncio
 import base64
 import threading
-import time
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from images.pictures import encoded, noise, smooth
+from waiting import until
 
 from stfs.errors import ConfigError, InvalidInput, InvalidRequest
 from stfs.images import decode, pool
@@ -140,10 +140,7 @@ def test_the_loop_is_free_while_images_are_decoded(monkeypatch):
 
     async def work(images):
         task = asyncio.create_task(images.tensor(uploads(noise(6, 5)), plan(None, 6, 5, 3)))
-        end_s = time.monotonic() + LIMIT_S
-        while not begun.is_set():
-            assert time.monotonic() < end_s
-            await asyncio.sleep(0.001)
+        await until(begun.is_set)
         go_on.set()
         return await task
 
@@ -166,10 +163,7 @@ def test_one_bad_file_ends_the_work_and_a_request_that_is_withdrawn_is_not_worke
 
     async def cancelled(images):
         task = asyncio.create_task(images.tensor(many, plan(None, 6, 5, 3)))
-        end_s = time.monotonic() + LIMIT_S
-        while not first.is_set():
-            assert time.monotonic() < end_s
-            await asyncio.sleep(0.001)
+        await until(first.is_set)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

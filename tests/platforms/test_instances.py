@@ -3,12 +3,12 @@
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from worker_platforms import GroupedPlatform, Unruly, UnrulyPlatform, wait_for, write_model
+from waiting import is_alive, wait_until
+from worker_platforms import GroupedPlatform, Unruly, UnrulyPlatform, order, wait_for, write_model
 
 from stfs.errors import ConfigError, LoadFailed, RunTimedOut, Unavailable
 from stfs.platforms import find, placement
@@ -19,28 +19,6 @@ from stfs.platforms.loading import Hosting
 SIGNATURE = "serving_default"
 LIMIT_S = 60.0
 CORES = sorted(os.sched_getaffinity(0))
-
-
-def order(value, rows=1):
-    text = np.empty(rows, object)
-    text[:] = [b"ab"] * rows
-    return {"x": np.full((rows, 1), value, np.float32), "text": text}
-
-
-def until(condition, what):
-    end_s = time.monotonic() + LIMIT_S
-    while not (found := condition()):
-        assert time.monotonic() < end_s, f"never: {what}"
-        time.sleep(0.01)
-    return found
-
-
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 class Together(UnrulyPlatform):
@@ -141,7 +119,7 @@ def test_worker_processes_are_one_each_and_one_that_dies_fails_its_own_run_only(
     assert "died of SIGKILL" in told[0]
     assert servable.run(SIGNATURE, order(5.0))["y"] == 10.0, "the whole is up as long as one of them is"
     assert servable.is_up()
-    until(first.is_up, "the first is back")
+    wait_until(first.is_up, "the return of the first")
     assert servable.worker_status.restarts == 1
     servable.close()
     assert not any(is_alive(one.pid) for one in status.instances)
@@ -164,8 +142,8 @@ def test_a_run_that_takes_too_long_is_ended_with_its_process(tmp_path, opened):
     with pytest.raises(RunTimedOut, match=r'model "m": a run took longer than run_timeout_s \(0.2 s\); its worker'):
         servable.run_within(0.2, SIGNATURE, order(Unruly.STUCK))
     assert not (servable.is_up() and servable.worker_status.pid == pid), "at once, so that nobody is sent to it"
-    until(lambda: not is_alive(pid), "the end of the process")
-    until(servable.is_up, "the next process")
+    wait_until(lambda: not is_alive(pid), "the end of the process")
+    wait_until(servable.is_up, "the next process")
     status = servable.worker_status
     assert status.pid != pid
     assert status.restarts == 1
@@ -190,8 +168,8 @@ def test_processes_keep_to_their_cores(tmp_path, opened):
     assert [allowed(one.pid) for one in status.instances] == [{str(CORES[0])}, {str(CORES[1])}]
     assert allowed(os.getpid()) == {placement.told(CORES)}, "the server's own are as they were"
     os.kill(status.instances[1].pid, signal.SIGKILL)
-    until(lambda: not servable.members[1].is_up(), "it is gone")
-    until(servable.members[1].is_up, "it is back")
+    wait_until(lambda: not servable.members[1].is_up(), "the end of the second")
+    wait_until(servable.members[1].is_up, "the return of the second")
     assert allowed(servable.members[1].worker_status.pid) == {str(CORES[1])}
 
 

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from worker_platforms import GroupedPlatform, Unruly, UnrulyPlatform, wait_for, write_model
+from waiting import is_alive
+from worker_platforms import GroupedPlatform, Unruly, UnrulyPlatform, order, text, wait_for, write_model
 
 from stfs.errors import (
     ConfigError,
@@ -25,24 +26,6 @@ from stfs.platforms.loading import Hosting, open_servable
 from stfs.platforms.worker_run import run_once
 
 SIGNATURE = "serving_default"
-
-
-def text(*values):
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
-
-
-def order(value, rows=1):
-    return {"x": np.full((rows, 1), value, np.float32), "text": text(*[b"ab"] * rows)}
-
-
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from worker_platforms import GroupedPlatform, Unruly, UnrulyPlatform, wait_for, write_model
+from waiting import is_alive, wait_until
+from worker_platforms import GroupedPlatform, Unruly, UnrulyPlatform, order, wait_for, write_model
 
 from stfs.errors import ConfigError, LoadFailed, Unavailable
 from stfs.platforms import worker_start, worker_supervisor
@@ -28,29 +28,6 @@ SIGNATURE = "serving_default"
 LIMIT_S = 60.0
 TESTS = Path(__file__).resolve().parents[1]
 PROCESS = Hosting("process")
-
-
-def order(value, rows=1):
-    text = np.empty(rows, object)
-    text[:] = [b"ab"] * rows
-    return {"x": np.full((rows, 1), value, np.float32), "text": text}
-
-
-def until(condition, what):
-    """What ``condition`` gives once it is true; polls, bounded."""
-    end_s = time.monotonic() + LIMIT_S
-    while not (found := condition()):
-        assert time.monotonic() < end_s, f"never: {what}"
-        time.sleep(0.01)
-    return found
-
-
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def runs(pid):
@@ -70,7 +47,7 @@ def answers(servable):
         except Unavailable:
             return None
 
-    return until(ask, "an answer after the restart")
+    return wait_until(ask, "an answer after the restart")
 
 
 @pytest.fixture
@@ -144,7 +121,7 @@ def test_a_model_that_keeps_killing_its_worker_is_failed_but_tried_again(tmp_pat
     may_load.unlink()
     with pytest.raises(Unavailable):
         servable.run(SIGNATURE, order(Unruly.ABORT))
-    until(lambda: servable.worker_status.state == "failed", "failed")
+    wait_until(lambda: servable.worker_status.state == "failed", "the failed state")
     assert "while loading it, 5 times in a row" in servable.worker_status.error
     with pytest.raises(Unavailable, match="5 times in a row; it is tried again in"):
         servable.run(SIGNATURE, order(1.0))
@@ -162,7 +139,7 @@ def test_a_model_that_kills_a_shared_worker_leaves_it_to_the_others(tmp_path, op
     may_load.unlink()
     with pytest.raises(Unavailable):
         guilty.run(SIGNATURE, order(Unruly.ABORT))
-    until(lambda: guilty.worker_status.state == "failed", "failed")
+    wait_until(lambda: guilty.worker_status.state == "failed", "the failed state")
     assert answers(other)["y"] == 6.0
     restarts = other.worker_status.restarts
     with pytest.raises(Unavailable, match="5 times in a row"):
@@ -185,7 +162,7 @@ def test_a_signature_that_changed_stays_failed_and_says_so(tmp_path, opened):
     changed.touch()
     with pytest.raises(Unavailable):
         servable.run(SIGNATURE, order(Unruly.ABORT))
-    until(lambda: servable.worker_status.state == "failed", "failed")
+    wait_until(lambda: servable.worker_status.state == "failed", "the failed state")
     assert "its signatures have changed" in servable.worker_status.error
     with pytest.raises(Unavailable, match="its signatures have changed"):
         servable.run(SIGNATURE, order(1.0))
@@ -197,7 +174,7 @@ def test_a_model_whose_file_is_away_comes_back_with_it(tmp_path, opened):
     path.rename(tmp_path / "away")
     with pytest.raises(Unavailable):
         servable.run(SIGNATURE, order(Unruly.ABORT))
-    until(lambda: "does not load again" in servable.worker_status.error, "the error in the status")
+    wait_until(lambda: "does not load again" in servable.worker_status.error, "the error in the status")
     (tmp_path / "away").rename(path)
     assert answers(servable)["y"] == 6.0
 
@@ -227,13 +204,13 @@ def test_what_a_worker_started_ends_with_it(tmp_path, opened):
     servable = opened(write_model(tmp_path, child=child))
     first = int(child.read_text())
     os.kill(servable.worker_status.pid, signal.SIGKILL)
-    until(lambda: not runs(first), "the end of its child")
+    wait_until(lambda: not runs(first), "the end of its child")
     answers(servable)
     second = int(child.read_text())
     assert second != first
     assert runs(second)
     servable.close()
-    until(lambda: not runs(second), "the end of its second child")
+    wait_until(lambda: not runs(second), "the end of its second child")
 
 
 def test_signals_of_the_terminal_do_not_end_a_worker(tmp_path, opened):
@@ -369,7 +346,7 @@ def test_a_worker_goes_with_its_parent(tmp_path, how):
             parent.wait(LIMIT_S)
         finally:
             parent.kill()
-    until(lambda: not is_alive(pid), "the end of the worker")
+    wait_until(lambda: not is_alive(pid), "the end of the worker")
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

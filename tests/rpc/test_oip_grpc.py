@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from simple_models import save, write_linear, write_many
 from tritonclient.grpc import service_pb2 as service
 from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # starts servers
 
@@ -321,19 +321,12 @@ def test_a_cancelled_call_is_withdrawn(client, server):
     told: list[InferenceServerException] = []
     sleepy = [tensor("data", np.ones((1, 1)))]
     calls = [client.async_infer("sleepy", sleepy, lambda result, error: told.append(error)) for _ in range(2)]
-    wait_for(lambda: rows("in_flight") + rows("queued") == 2)
+    wait_until(lambda: rows("in_flight") + rows("queued") == 2)
     for call in calls:
         call.cancel()
-    wait_for(gone)
+    wait_until(gone)
     assert {error.status() for error in told} == {"StatusCode.CANCELLED"}
     assert cancelled() == before + 2
-
-
-def wait_for(condition, limit_s: float = 60.0):
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.01)
 
 
 def test_messages_that_are_none(server):

@@ -7,7 +7,6 @@ import json
 import queue
 import signal
 import threading
-import time
 from collections.abc import Iterator
 
 import grpc
@@ -20,6 +19,7 @@ from running import Running, running
 from simple_models import write_linear
 from tritonclient.grpc import service_pb2 as service
 from tritonclient.grpc import service_pb2_grpc
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # starts servers
 
@@ -53,13 +53,6 @@ def request(model: str = "linear", request_id: str = "", array: np.ndarray = X) 
     name, datatype = ("x", "FP32") if model == "linear" else ("data", "FP64")
     asked.inputs.add(name=name, datatype=datatype, shape=array.shape)
     return asked
-
-
-def wait_for(condition):
-    limit = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.01)
 
 
 class Requests:
@@ -212,11 +205,11 @@ def test_a_cancelled_stream_withdraws_its_requests(server):
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         asked = Requests(*[request("sleepy", str(place), np.ones((1, 1))) for place in range(3)])
         answers = stub.ModelStreamInfer(iter(asked))
-        wait_for(lambda: rows("in_flight") + rows("queued") == 3)
+        wait_until(lambda: rows("in_flight") + rows("queued") == 3)
         answers.cancel()
         asked.queue.put(None)
-        wait_for(lambda: cancelled() == before + 3)
-        wait_for(lambda: rows("queued") == 0)
+        wait_until(lambda: cancelled() == before + 3)
+        wait_until(lambda: rows("queued") == 0)
 
 
 def test_a_stream_ends_at_its_deadline(server):
@@ -250,7 +243,7 @@ def test_a_stopping_server_answers_what_it_has_read_and_ends_open_streams(tmp_pa
 
         thread = threading.Thread(target=read)
         thread.start()
-        wait_for(lambda: server.metric("stfs_in_flight_rows", model="slow") == 1)
+        wait_until(lambda: server.metric("stfs_in_flight_rows", model="slow") == 1)
         assert server.stop(signal.SIGTERM) == 0
         thread.join(LIMIT_S)
         asked.queue.put(None)

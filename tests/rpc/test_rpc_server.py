@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import grpc
@@ -16,6 +15,7 @@ from odd_estimators import write_odd
 from rpc_calls import CHECK, PREDICT, WATCH, address, call, outputs_of, predict_bytes, refused
 from running import basic_auth, environment, run_cli, running
 from simple_models import write_linear, write_many
+from waiting import wait_until
 
 from stfs.protocols import wire
 
@@ -24,13 +24,6 @@ pytestmark = pytest.mark.slow  # starts servers
 X = np.array([[1.0, 2.0, 3.0]], np.float32)
 ASK = predict_bytes("linear", x=X)
 Code = grpc.StatusCode
-
-
-def wait_until(condition, limit_s=30.0):
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, "it never came about"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

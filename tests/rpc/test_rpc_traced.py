@@ -1,7 +1,6 @@
 """Traces of calls over gRPC, received as OTLP over HTTP from a real server."""
 
 import itertools
-import time
 
 import grpc
 import numpy as np
@@ -12,6 +11,7 @@ from rpc_calls import PREDICT, address, outputs_of, predict_bytes, refused
 from running import running
 from simple_models import write_linear
 from trace_collector import ERROR, SERVER, attributes, collecting
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # starts servers
 
@@ -76,10 +76,7 @@ def test_each_request_of_a_stream_is_a_span_and_so_is_a_call_of_tritons_client(t
             client.start_stream(lambda result, error: answers.append(error or result.as_numpy("y")))
             for _ in range(3):
                 client.async_stream_infer("linear", asked)
-            end_s = time.monotonic() + 60
-            while len(answers) < 3:
-                assert time.monotonic() < end_s, server.log()
-                time.sleep(0.01)
+            wait_until(lambda: len(answers) >= 3, log=server.log)
             client.stop_stream()
         for answer in answers:
             np.testing.assert_array_equal(answer, 2 * X)
@@ -108,9 +105,9 @@ def test_errors_are_told_and_only_those_of_the_server_make_a_span_one(tmp_path):
         assert code is grpc.StatusCode.INTERNAL
         hanging = predict_bytes("odd", data=np.array([[float(Odd.HANG)]]))
         gone = channel.unary_unary(PREDICT).future(hanging, timeout=60)
-        until(server, "stfs_in_flight_rows", at_least=1)
+        wait_until(lambda: server.metric("stfs_in_flight_rows") >= 1, log=server.log)
         gone.cancel()
-        until(server, "stfs_requests_total", at_least=1, outcome="cancelled")
+        wait_until(lambda: server.metric("stfs_requests_total", outcome="cancelled") >= 1, log=server.log)
         hold.unlink()
         server.stop()
     spans = [span for span in collector.spans if span.kind == SERVER]
@@ -121,11 +118,3 @@ def test_errors_are_told_and_only_those_of_the_server_make_a_span_one(tmp_path):
     assert told[internal].status.code == ERROR
     assert attributes(told[internal])["error.type"] == "model_failed"
     assert told[cancelled].status.code == ERROR
-
-
-def until(server, metric, at_least, **labels):
-    """Wait until the server's metric is ``at_least`` this."""
-    end_s = time.monotonic() + 60
-    while server.metric(metric, **labels) < at_least:
-        assert time.monotonic() < end_s, server.log()
-        time.sleep(0.01)

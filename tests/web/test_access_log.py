@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 from odd_estimators import write_odd
 from running import basic_auth, run_cli, running
 from simple_models import write_linear
+from waiting import wait_until
 
 from stfs.context import Lease
 from stfs.web import access_log
@@ -28,15 +29,17 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 def lines_of(path, count):
     """The log's lines, when there are ``count`` of them."""
-    end_s = time.monotonic() + 30
-    while True:
-        text = path.read_text() if path.exists() else ""
-        found = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-        if len(found) >= count:
-            assert len(found) == count, found
-            return found
-        assert time.monotonic() < end_s, f"{len(found)} of {count} lines:\n{text}"
-        time.sleep(0.02)
+
+    def text():
+        return path.read_text() if path.exists() else ""
+
+    def enough():
+        found = [json.loads(line) for line in text().splitlines() if line.startswith("{")]
+        return len(found) >= count and found
+
+    found = wait_until(enough, f"{count} lines", log=text)
+    assert len(found) == count, found
+    return found
 
 
 SCHEMA = Draft202012Validator(json.loads((Path(__file__).parents[2] / "docs" / "access-log.schema.json").read_text()))
@@ -194,21 +197,17 @@ def test_a_client_that_goes_away_is_told_as_499(tmp_path, hot_path):
         with socket.create_connection(("127.0.0.1", server.port)) as raw:
             head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
             raw.sendall(head % len(body) + body)
-            end_s = time.monotonic() + 30
-            while not server.metric("stfs_in_flight_rows"):
-                assert time.monotonic() < end_s
+            wait_until(lambda: server.metric("stfs_in_flight_rows"))
         found = [line for line in lines_until(log, "/") if line["path"] == "/"]
     assert [line["status"] for line in found] == [499]
 
 
 def lines_until(path, wanted):
-    end_s = time.monotonic() + 30
-    while True:
+    def lines():
         found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        if any(line["path"] == wanted for line in found):
-            return found
-        assert time.monotonic() < end_s, found
-        time.sleep(0.02)
+        return any(line["path"] == wanted for line in found) and found
+
+    return wait_until(lines, f"a line of {wanted}", log=lambda: path.read_text() if path.exists() else "")
 
 
 def test_a_file_that_cannot_be_opened_is_told_at_the_start(model, tmp_path):
@@ -241,10 +240,7 @@ def test_lines_that_cannot_be_written_in_time_are_dropped_and_counted(monkeypatc
     for number in range(1, 6):
         write(f"/{number}")
     sink.may_write.set()
-    end_s = time.monotonic() + 30
-    while sink.getvalue().count("\n") < 3:
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
+    wait_until(lambda: sink.getvalue().count("\n") >= 3)
     write("/6")
     log.close()
     found = [json.loads(line) for line in sink.getvalue().splitlines()]
@@ -265,10 +261,7 @@ def test_a_disk_that_is_full_is_told_once_and_does_not_end_the_log(caplog):
     log = AccessLog(sink, 1, owns_sink=False)
     for number in range(3):
         log.write("GET", f"/{number}", 200, 0.0, Who(None), {}, None)
-        end_s = time.monotonic() + 30
-        while not log._lines.empty() or (number == 0 and not caplog.records):
-            assert time.monotonic() < end_s
-            time.sleep(0.01)
+        wait_until(lambda: log._lines.empty() and caplog.records)
     sink.is_full = False
     log.write("GET", "/last", 200, 0.0, Who(None), {}, None)
     log.close()

@@ -3,11 +3,11 @@
 import hashlib
 import json
 import re
-import time
 
 import pytest
 from running import basic_auth, running
 from simple_models import write_linear, write_many
+from waiting import wait_until
 
 from stfs.web.assets import CHARTS, Assets
 from stfs.web.pages import HERE
@@ -19,13 +19,6 @@ PAGES = ["/", "/dashboard", "/dashboard/models/linear", "/json_inference", "/ima
 
 def assets_of(page: str) -> set[str]:
     return set(re.findall(r'(?:src|href)="(/dashboard/assets/[^"]+)"', page))
-
-
-def wait_until(condition, limit_s=30.0):
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, "it never came about"
-        time.sleep(0.02)
 
 
 def data_of(page: str):

@@ -14,6 +14,7 @@ import pytest
 from odd_estimators import write_odd
 from onnx import TensorProto, helper, numpy_helper
 from simple_models import save, write_linear, write_many
+from waiting import until
 from web.rawhttp import get, request
 from web.test_hot_connections import Transport
 
@@ -613,10 +614,7 @@ def test_a_swap_reroutes_the_next_request_and_leaves_a_group_its_version(linear)
             await turn()
             two.handler.data_received(predict(2))  # queued behind the first
             write_linear(linear / "linear" / "2", scale=5.0)
-            for _ in range(10_000):
-                if 2 in here.server.registry.serving().get("linear", ()):
-                    break
-                await asyncio.sleep(0.005)
+            await until(lambda: 2 in here.server.registry.serving().get("linear", ()))
             three.handler.data_received(predict(3))
             (body,) = await three.bodies(1)
             assert values(body) == [15.0]

@@ -17,6 +17,7 @@ import pytest
 from odd_estimators import write_odd
 from running import Running, running
 from simple_models import write_linear
+from waiting import wait_until
 from web.fuzz_hot import open_files, resident_bytes
 from web.rawhttp import Line, Side, get, request, understand
 
@@ -35,13 +36,6 @@ def first_of(body: bytes) -> float:
     """The first value of the first row."""
     (rows,) = json.loads(body).values()
     return rows[0][0] if isinstance(rows[0], list) else rows[0]
-
-
-def wait_until(condition, limit_s=60.0):
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, "it never came about"
-        time.sleep(0.01)
 
 
 # --- the handler by itself: what real sockets cannot be made to do on demand -----------------------------------------

@@ -11,7 +11,6 @@ import ssl
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from odd_estimators import write_odd
 from onnx import TensorProto, helper
 from running import Running, running
 from simple_models import save, write_linear
+from waiting import until, wait_until
 from web.fuzz_hot import open_files, resident_bytes
 from web.rawhttp import Line, Pair, Reply, cut_at, request
 
@@ -50,13 +50,6 @@ def write_ends(folder: Path) -> Path:
         [ends],
     )
     return save(graph, folder)
-
-
-def wait_until(condition: Callable[[], object], limit_s: float = 60.0) -> None:
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, "it never came about"
-        time.sleep(0.01)
 
 
 # --- requests of about a size, which the model answers with -2 and 7.5 ------------------------------------------------
@@ -429,12 +422,6 @@ class Gate:
             return self._decode(body, lease, *more)
         finally:
             self.left.set()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - threads set it
-            await asyncio.sleep(0.001)
 
 
 @asynccontextmanager

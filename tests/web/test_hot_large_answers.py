@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from simple_models import save, write_linear
+from waiting import until
 from web.rawhttp import request
 from web.test_express import Served, answer, served
 from web.test_hot_connections import Transport
@@ -64,12 +65,6 @@ class Gate:
             return start(threads, wait_and_work, *arguments)
 
         monkeypatch.setattr(off_loop.OffLoop, "start", gated)
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - threads set it
-            await asyncio.sleep(0.001)
 
 
 def lines(here: Served) -> list[Transport]:

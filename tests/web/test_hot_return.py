@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 
 import pytest
+import waiting
 from simple_models import write_linear
 from web.rawhttp import get, request, understand
 from web.test_express import PREDICT, Served, served
@@ -53,12 +55,8 @@ CLOSED = {
 }
 
 
-async def until(condition) -> None:
-    for _ in range(100_000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came about")
+# A turn of the loop at a time: they are hundreds of waits, and most are over in a few turns.
+until = functools.partial(waiting.until, poll_s=0)
 
 
 def statuses(transport: Transport) -> list[int]:

@@ -4,7 +4,6 @@ import base64
 import http.client
 import json
 import subprocess
-import time
 import urllib.request
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from odd_estimators import write_odd
 from onnx import TensorProto, helper
 from running import SHARED_MODELS, Answer, basic_auth, environment, running
 from simple_models import save, write_linear
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # starts servers, imports TensorFlow
 
@@ -288,13 +288,6 @@ def test_a_compressed_form_is_read(server):
     assert got.status == 200
 
 
-def wait_for(condition):
-    end_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
-
-
 def test_images_sent_at_once_share_batches_and_each_gets_its_own_answer(server, folder):
     def one(value):
         return post(server, ("model_name", "mean"), ("image", encoded(np.full((8, 8, 3), value, np.uint8)), "a.png"))
@@ -303,9 +296,9 @@ def test_images_sent_at_once_share_batches_and_each_gets_its_own_answer(server, 
     values = list(range(10, 250, 10))
     with ThreadPoolExecutor(len(values) + 1) as pool:
         held = pool.submit(one, HELD)
-        wait_for(lambda: server.metric("stfs_in_flight_rows", model="mean") == 1)
+        wait_until(lambda: server.metric("stfs_in_flight_rows", model="mean") == 1)
         answers = pool.map(one, values)
-        wait_for(lambda: server.metric("stfs_queued_rows", model="mean") == len(values))
+        wait_until(lambda: server.metric("stfs_queued_rows", model="mean") == len(values))
         (folder / "mean" / "1" / "gate").touch()
         assert [round(got.json["mean"][0]) for got in answers] == values
         assert held.result().json == {"mean": [HELD]}

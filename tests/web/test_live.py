@@ -13,6 +13,7 @@ import pytest
 from aiohttp import ClientSession, web
 from running import running
 from simple_models import write_linear
+from waiting import until
 
 from stfs.history import counts_by_model, quantile
 from stfs.metrics import SECONDS, Metrics
@@ -175,13 +176,6 @@ async def served(context, send_buffer_bytes=None):
         await runner.cleanup()
 
 
-async def comes_true(condition, limit_s=20.0):
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit, "it never came about"
-        await asyncio.sleep(0.005)
-
-
 def test_a_client_that_never_reads_is_dropped_and_the_others_go_on():
     async def scenario():
         context = context_of([f"model {number:04}" for number in range(300)])  # a tick of some size
@@ -193,20 +187,20 @@ def test_a_client_that_never_reads_is_dropped_and_the_others_go_on():
             await asyncio.get_running_loop().sock_sendall(deaf, b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
             async with ClientSession() as session:
                 good = await session.get(f"http://127.0.0.1:{port}/live")
-                await comes_true(lambda: len(numbers._clients) == 2)
+                await until(lambda: len(numbers._clients) == 2)
                 for _ in range(400):
                     numbers.tick()
                     while (line := await good.content.readline()) != b"event: tick\n":
                         assert line
                     if len(numbers._clients) == 1:
                         break
-                await comes_true(lambda: len(numbers._clients) == 1)
+                await until(lambda: len(numbers._clients) == 1)
                 numbers.tick()
                 while (line := await good.content.readline()) != b"event: tick\n":
                     assert line
                 good.close()
             deaf.close()
-            await comes_true(lambda: not numbers._clients)
+            await until(lambda: not numbers._clients)
 
     asyncio.run(scenario())
 
@@ -221,7 +215,7 @@ def test_there_are_no_more_streams_than_there_may_be_and_one_that_goes_makes_roo
             assert (refused.status, refused.headers["Retry-After"]) == (503, "10")
             assert "close one" in (await refused.json())["error"]
             last.close()
-            await comes_true(lambda: len(numbers._clients) == MAX_CLIENTS - 1)
+            await until(lambda: len(numbers._clients) == MAX_CLIENTS - 1)
             again = await session.get(address)
             assert again.status == 200
             again.close()
@@ -271,7 +265,7 @@ def test_sampling_goes_on_after_a_sample_that_failed(caplog):
         context.manager.status = failing
         numbers = live.Live(context)
         task = asyncio.create_task(numbers.run())
-        await comes_true(lambda: len(asked) >= 4)
+        await until(lambda: len(asked) >= 4)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert numbers._history.total is not None

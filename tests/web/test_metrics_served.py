@@ -1,7 +1,6 @@
 """``/metrics`` of real servers: what was sent is what is counted, and ``docs/metrics.md`` lists what is there."""
 
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +10,7 @@ from odd_estimators import Odd, write_odd
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from running import running
 from simple_models import write_linear
+from waiting import wait_until
 
 from stfs import errors
 from stfs.carry import snake_case
@@ -218,10 +218,7 @@ def test_a_version_that_cannot_be_loaded_is_told(tmp_path):
         assert server.metric("stfs_version_failed") == 0
         (tmp_path / "2").mkdir()
         (tmp_path / "2" / "model.onnx").write_bytes(b"no model")
-        end_s = time.monotonic() + 30
-        while server.metric("stfs_version_failed", model="linear", version="2") != 1:
-            assert time.monotonic() < end_s, server.log()
-            time.sleep(0.05)
+        wait_until(lambda: server.metric("stfs_version_failed", model="linear", version="2") == 1, log=server.log)
         assert server.metric("stfs_version_failed", model="linear", version="1") == 0
         assert server.metric("stfs_version_state", version="2", state="END") == 1
 

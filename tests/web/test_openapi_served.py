@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import subprocess
-import time
 
 import pytest
 from aiohttp import web
@@ -11,6 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from running import basic_auth, running
 from simple_models import write_linear, write_many
+from waiting import wait_until
 
 from stfs.protocols.openapi_about import STREAM
 from stfs.web import openapi
@@ -52,13 +52,6 @@ def begins(server, path):
         return response.status, response.headers["Content-Type"]
     finally:
         connection.close()
-
-
-def wait_until(condition, what):
-    end_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end_s, what
-        time.sleep(0.05)
 
 
 def test_every_example_body_is_answered(server):
@@ -116,8 +109,10 @@ def test_the_document_follows_what_is_served(tmp_path):
         assert server.get("/openapi.json").body == server.get("/openapi.json").body
         write_many(tmp_path / "new")
         (tmp_path / "new").rename(tmp_path / "linear" / "2")
-        wait_until(lambda: server.get("/v1/models/linear/versions/2").status == 200, "version 2 does not come")
-        wait_until(lambda: "/v1/models/linear/versions/1:predict" not in document_of(server)["paths"], "1 stays")
+        wait_until(lambda: server.get("/v1/models/linear/versions/2").status == 200, "version 2")
+        wait_until(
+            lambda: "/v1/models/linear/versions/1:predict" not in document_of(server)["paths"], "the end of version 1"
+        )
         after = document_of(server)
         assert "/v1/models/linear/versions/2:predict" in after["paths"]
         for path, name, value in examples(after):

@@ -1,8 +1,6 @@
 """Levels of priority and deadlines on real servers, by every protocol, with one process and with several."""
 
 import json
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -16,6 +14,7 @@ from rpc_calls import PREDICT, predict_bytes
 from running import running
 from simple_models import write_linear
 from tritonclient.utils import InferenceServerException
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # starts servers
 
@@ -108,14 +107,6 @@ def busy(server):
         finally:
             server.hold.unlink()
         assert hanging.result(LIMIT_S)[0] == 200
-
-
-def wait_until(condition):
-    end_s = time.monotonic() + LIMIT_S
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < end_s, "it did not come to be"
-        pause.wait(0.02)
 
 
 @pytest.mark.parametrize("ask", PROTOCOLS)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import time
 
 import pytest
 from running import Running, running
 from simple_models import write_linear, write_many
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # starts servers
 
@@ -196,9 +196,9 @@ def test_kserve_tells_a_model_that_is_not_ready(tmp_path):
     with running(f"--model_base_path={folder}", "--model_name=linear", "--dialect=kserve") as server:
         assert server.get("/v1/models/linear").json == {"name": "linear", "ready": True}
         shutil.rmtree(folder / "1")
-        limit_s = time.monotonic() + 60
-        while (answer := server.get("/v1/models/linear")).status == 200 and time.monotonic() < limit_s:
-            time.sleep(0.05)
+        answer = wait_until(
+            lambda: (told := server.get("/v1/models/linear")).status != 200 and told, "the end of the model"
+        )
         assert (answer.status, answer.error) == (503, "Model with name linear is not ready.")
         assert server.get("/v1/models").json == {"models": ["linear"]}
 

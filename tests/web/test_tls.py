@@ -5,7 +5,6 @@ import http.client
 import json
 import socket
 import ssl
-import time
 
 import grpc
 import pytest
@@ -13,6 +12,7 @@ from certificates import authority
 from rpc_calls import PREDICT, address, call, outputs_of, predict_bytes
 from running import run_cli, running
 from simple_models import write_linear
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # starts servers
 
@@ -65,13 +65,6 @@ def shown_over_rpc(server, ca) -> bool:
         return outputs_of(call(channel, PREDICT, ASK))["y"].tolist() == [[2.0, 4.0, 6.0]]
 
 
-def until(holds):
-    limit = time.monotonic() + 60.0
-    while not holds():
-        assert time.monotonic() < limit, "it never came about"
-        time.sleep(0.05)
-
-
 def test_a_renewed_certificate_is_shown_without_a_restart_and_connections_stay(tmp_path, ca, model):
     other = authority(tmp_path / "other", "other")
     pem, key = tmp_path / "secret.pem", tmp_path / "secret.key"
@@ -88,11 +81,11 @@ def test_a_renewed_certificate_is_shown_without_a_restart_and_connections_stay(t
         assert shown(server, ca.trusting()) == "before"
         after = other.sign("after")
         pem.write_bytes(after.pem.read_bytes())
-        until(lambda: "what was read before stays in use" in server.log())
+        wait_until(lambda: "what was read before stays in use" in server.log())
         assert shown(server, ca.trusting()) == "before"
         infer(open_one)
         after.put(pem, key)
-        until(lambda: f"read anew: {pem}, {key}" in server.log())
+        wait_until(lambda: f"read anew: {pem}, {key}" in server.log())
         assert shown(server, other.trusting()) == "after"
         with pytest.raises(ssl.SSLCertVerificationError):
             shown(server, ca.trusting())

@@ -11,6 +11,7 @@ from odd_estimators import Odd, write_odd
 from running import run_cli, running
 from simple_models import write_linear
 from trace_collector import ERROR, SERVER, attributes, collecting
+from waiting import wait_until
 
 pytestmark = pytest.mark.slow  # starts servers
 
@@ -106,12 +107,9 @@ def test_errors_are_told_and_only_those_of_the_server_make_a_span_one(tmp_path):
         with socket.create_connection(("127.0.0.1", server.port)) as raw:
             head = f"POST {address} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
             raw.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-            end_s = time.monotonic() + 20
-            while server.metric("stfs_in_flight_rows") == 0:  # it runs, and its client goes
-                assert time.monotonic() < end_s, server.log()
-        while server.metric("stfs_requests_total", outcome="cancelled") == 0:
-            assert time.monotonic() < end_s, server.log()
-            time.sleep(0.01)
+            # It runs, and its client goes.
+            wait_until(lambda: server.metric("stfs_in_flight_rows"), log=server.log)
+        wait_until(lambda: server.metric("stfs_requests_total", outcome="cancelled"), log=server.log)
         server.stop()
     spans = [span for span in collector.spans if span.kind == SERVER]
     told = {attributes(span)["http.response.status_code"]: span for span in spans}
