@@ -98,7 +98,7 @@ image-test: $(VENV)/.installed-test
 # The descriptors of messages, from the .proto files that stand beside them.
 protos: $(VENV)/.installed-dev
 	$(BIN)/python -m grpc_tools.protoc --proto_path=stfs/model_server --include_imports \
-		--descriptor_set_out=stfs/model_server/model_server.binpb model_server.proto
+		--descriptor_set_out=stfs/model_server/model_server.binpb model_server.proto triton.proto
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info stfs/*.so stfs/*/*.so stfs/_fastjson.cpp stfs/*/_*.cpp

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -40,6 +40,20 @@ ONE_MODEL = ("model_base_path", "model_name", "model_platform")
 
 
 @dataclass(frozen=True, slots=True)
+class RepositoryFile:
+    """What the ``config.pbtxt`` at ``path`` says of a model's files: see ``stfs.repository_file``.
+
+    ``platform`` is one that there is not here, ``filename`` what is served of a version's folder, each empty as a rule.
+    ``signature`` has inputs and outputs in the form of a signature file, for models that do not tell theirs.
+    """
+
+    path: Path
+    platform: str = ""
+    filename: str = ""
+    signature: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """One model to serve. ``platform`` is ``None`` where the files are to tell.
 
@@ -49,6 +63,8 @@ class ModelConfig:
     ``calibration_cache`` is a folder, ``auto`` or ``off``, as ``stfs.calibration.cache`` reads it.
     ``cache_bytes`` is what answers may take that are kept for equal requests, 0 for none. ``share_weight`` is
     its part of the processors beside others that want them too, in proportion to theirs.
+    ``said`` names the options that the user has said of it himself, by flag, environment or file: a ``config.pbtxt``
+    beside the versions, which ``repository_file`` is of, says the others. ``None``: no such file is looked for.
     """
 
     name: str
@@ -83,6 +99,8 @@ class ModelConfig:
     saved_model_tags: tuple[str, ...] = ()
     warmup_iterations: int = 1
     images: ImageOptions = ImageOptions()
+    repository_file: RepositoryFile | None = None
+    said: frozenset[str] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +213,11 @@ def load(
     options = {option.name: option.parse(defaults.get(option.name, option.default)) for option in OPTIONS}
     if file_name := said.get("model_config_file"):
         from_file, entries = _read_file(Path(file_name))
-        models = _models(entries, options | from_file, said, file_name)
+        models = _models(entries, options, from_file, said, file_name)
         said = from_file | said
         return _server(options | said, models, _auth(options | said, said))
     options |= said
-    return _server(options, (_model(options, ""),), _auth(options, said))
+    return _server(options, (_model(options, "", said),), _auth(options, said))
 
 
 def _parse(option: Option, value: Any, source: str) -> Any:
@@ -252,7 +270,11 @@ def _read_file(path: Path) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
 
 
 def _models(
-    entries: list[Mapping[str, Any]], defaults: Mapping[str, Any], said: Mapping[str, Any], file_name: str
+    entries: list[Mapping[str, Any]],
+    defaults: Mapping[str, Any],
+    from_file: Mapping[str, Any],
+    said: Mapping[str, Any],
+    file_name: str,
 ) -> tuple[ModelConfig, ...]:
     models: dict[str, ModelConfig] = {}
     # Which model an entry means is its own to say; what is said of all models by flag or environment beats it.
@@ -268,7 +290,8 @@ def _models(
         for key, value in entry.items():
             option = BY_NAME[MODEL_KEYS[key]]
             own[option.name] = _parse(option, value, f"{where}: {key}")
-        model = _model({**defaults, **own, **said}, f"{where}: ")
+        told = {**from_file, **own, **said}
+        model = _model({**defaults, **told}, f"{where}: ", told)
         if model.name in models:
             raise ConfigError(f"{where}: the name {model.name!r} is taken by an earlier entry")
         models[model.name] = model
@@ -287,7 +310,8 @@ def _where_it_belongs(key: str) -> str:
     )
 
 
-def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
+def _model(options: Mapping[str, Any], where: str, said: Iterable[str]) -> ModelConfig:
+    """``said`` are the options that are no defaults."""
     try:
         queue = QueuePolicy(
             timeout_s=options["queue_timeout_ms"] / 1e3 or math.inf,
@@ -361,6 +385,7 @@ def _model(options: Mapping[str, Any], where: str) -> ModelConfig:
             resize=options["image_resize"],
             strings=options["image_strings"],
         ),
+        said=frozenset(said),
     )
 
 

@@ -30,9 +30,13 @@ from stfs.platforms.base import LoadOptions, Servable
 from stfs.platforms.instances import open_instances
 from stfs.platforms.loading import Hosting
 from stfs.platforms.memory import run_on
+from stfs.platforms.sidecar import disagreement
 from stfs.signature import Signature
 
 log = logging.getLogger("stfs.model")
+
+SAVED_MODEL = "model.savedmodel"
+"""The folder in a version's folder that Triton has SavedModels in, unless told otherwise."""
 
 Replay = Callable[[Model, int], Awaitable[object]]
 """Runs what was recorded for a model, so many times; raises :class:`LoadFailed` if the model does not take it."""
@@ -80,6 +84,7 @@ class ModelLoader:
         loop = asyncio.get_running_loop()
         config = self._configs[name]
         started = time.monotonic()
+        path = await loop.run_in_executor(None, files_of, config, path)
         servable = await loop.run_in_executor(None, load_servable, config, path)
         try:
             signatures = await loop.run_in_executor(None, warm_up_all, servable, config.batchable)
@@ -175,11 +180,33 @@ def is_model(platform: str | None, path: Path) -> bool:
     return platforms.find(platform).detect(path) if platform else platforms.is_model(path)
 
 
+def files_of(config: ModelConfig, path: Path) -> Path:
+    """Where the model is in a version's folder: what its ``config.pbtxt`` names, or what Triton calls a SavedModel.
+
+    Elsewhere ``path`` itself. Blocking. Raises :class:`LoadFailed` for a name that is not there.
+    """
+    file = config.repository_file
+    if not path.is_dir():
+        return path
+    if file is None or not file.filename:
+        saved = path / SAVED_MODEL
+        return saved if saved.is_dir() and not is_model(config.platform, path) else path
+    if path.name == file.filename:  # a front process is told of what the server has found
+        return path
+    if not (path / file.filename).exists():
+        raise LoadFailed(f"{path}: there is no {file.filename}, which is default_model_filename in {file.path}")
+    return path / file.filename
+
+
 def load_servable(config: ModelConfig, path: Path) -> Servable:
     """Blocking. The platform is the configured one, else the one that recognises the files."""
     platform = platforms.find(config.platform) if config.platform else platforms.detect(path)
+    file = config.repository_file
     if platform is None:
-        raise LoadFailed(f"{path}: {_advice(path)}")
+        asked = (
+            f'{file.path} asks for "{file.platform}", which there is not here, and ' if file and file.platform else ""
+        )
+        raise LoadFailed(f"{path}: {asked}{_advice(path)}")
     options = LoadOptions(
         model_name=config.name,
         threads=config.threads,
@@ -193,6 +220,7 @@ def load_servable(config: ModelConfig, path: Path) -> Servable:
         memory_limit_bytes=config.memory_limit_bytes,
         cuda_graphs=config.cuda_graphs,
         batch_sizes=config.batch.allowed_batch_sizes,
+        told_signature=file.signature if file is not None else {},
     )
     servable = open_instances(
         platform,
@@ -206,6 +234,12 @@ def load_servable(config: ModelConfig, path: Path) -> Servable:
     if not servable.signatures:
         servable.close()
         raise LoadFailed(f"{path}: the model has no signature to serve")
+    if file is not None and file.signature:
+        told = disagreement(file.signature, servable.signatures[servable.default_signature])
+        if told:
+            log.warning(
+                "model %s: %s does not fit the model, whose own signature counts: %s", config.name, file.path, told
+            )
     return servable
 
 

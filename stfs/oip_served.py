@@ -39,6 +39,8 @@ def told_config(context: Context, lease: Lease) -> dict[str, Any]:
         config.instances,
         config.gpus,
     )
+    if config.cuda_graphs:
+        told["optimization"] = {"cuda": {"graphs": True}}
     return told | {"response_cache": {"enable": True}} if config.cache_bytes else told
 
 

@@ -18,6 +18,7 @@ from stfs.lifecycle.policy import State
 from stfs.lifecycle.record import ModelStatus
 from stfs.lifecycle.to_its_end import to_its_end
 from stfs.repository_config import overridden
+from stfs.repository_file import with_file
 
 UNLOADED = "unloaded"
 """The reason of a model that was unloaded because somebody asked for it."""
@@ -56,7 +57,8 @@ class Repository:
     """The models that were configured, served or not. For the event-loop thread; one change at a time, each to its end
     even if whoever asked for it has gone.
 
-    ``models`` tells what is served now and ``apply`` changes that, as in :class:`stfs.context.Context`. ``explicit``
+    ``models`` tells what is served now and ``apply`` changes that, as in :class:`stfs.context.Context`. ``configured``
+    is what the user said of the models, before their ``config.pbtxt`` was read, if that is not the same. ``explicit``
     says whether clients may load and unload; if not, that raises :class:`stfs.errors.InvalidRequest`.
     """
 
@@ -66,14 +68,16 @@ class Repository:
         apply: Callable[[Sequence[ModelConfig]], Awaitable[Mapping[str, str]]],
         manager: Loaded,
         *,
+        configured: Sequence[ModelConfig] | None = None,
         explicit: bool = True,
     ) -> None:
         self._explicit = explicit
         self._models = models
         self._apply = apply
         self._manager = manager
-        self._book = {model.name: model for model in models()}
-        self._applied: dict[str, ModelConfig] = {}  # what was made of the book's by an override
+        self._book = {model.name: model for model in (models() if configured is None else configured)}
+        # What was made of the book's by a file or an override.
+        self._applied: dict[str, ModelConfig] = {model.name: model for model in models()}
         self._gone: dict[str, tuple[str, tuple[int, ...]]] = {}  # reason and versions of what is not served
         self._changing = asyncio.Lock()
 
@@ -93,6 +97,7 @@ class Repository:
     async def load(self, name: str, override: str | None = None) -> None:
         """Serve the model from now on, as it was configured, or with what ``override`` says instead (JSON).
 
+        Its ``config.pbtxt`` is read again, if it has one; an override beats it.
         A model that is served so already looks for new versions. Returns when a version serves. Raises
         :class:`ModelNotFound` for a name that was never configured and :class:`InvalidRequest` with the reason if it
         does not serve: then what was served before is served again.
@@ -105,9 +110,16 @@ class Repository:
             self._take_in()
             if name not in self._book:
                 raise ModelNotFound(f"{self._known()}; a model is configured when the server starts", name)
-            wanted = self._book[name] if override is None else overridden(self._book[name], override)
             before = self._models()
             served = {model.name: model for model in before}
+            try:
+                wanted = await asyncio.to_thread(with_file, self._book[name])
+            except ConfigError as error:
+                if name not in served:
+                    self._gone[name] = (str(error), self._versions(name))
+                raise InvalidRequest(f"failed to load '{name}': {error}") from None
+            if override is not None:
+                wanted = overridden(wanted, override)
             if served.get(name) == wanted:
                 await self._look(name)
                 return

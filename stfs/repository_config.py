@@ -33,7 +33,6 @@ _WITHOUT_MEANING = frozenset(
         "output",
         "batch_input",
         "batch_output",
-        "optimization",
         "parameters",
         "default_model_filename",
         "cc_model_filenames",
@@ -56,7 +55,7 @@ log = logging.getLogger(__name__)
 
 def overridden(model: ModelConfig, text: str) -> ModelConfig:
     """``model`` with what the JSON ``text`` says of ``max_batch_size``, ``dynamic_batching``, ``instance_group``,
-    ``response_cache`` and ``version_policy``.
+    ``response_cache``, ``version_policy`` and ``optimization`` (CUDA graphs).
 
     Raises :class:`InvalidRequest` for what cannot be meant or cannot be had here.
     """
@@ -78,6 +77,8 @@ def overridden(model: ModelConfig, text: str) -> ModelConfig:
             model = _with_cache(model, value)
         elif key == "version_policy":
             model = replace(model, version_policy=_policy(value))
+        elif key == "optimization":
+            model = _with_optimization(model, value)
         elif key not in _WITHOUT_MEANING:
             raise InvalidRequest(
                 f'the parameter "config": "{key[:60]}" cannot be set here; '
@@ -155,6 +156,27 @@ def _with_cache(model: ModelConfig, value: Any) -> ModelConfig:
     if not isinstance(enable, bool):
         raise InvalidRequest('the parameter "config": "response_cache" must be {"enable": true} or {"enable": false}')
     return replace(model, cache_bytes=(model.cache_bytes or DEFAULT_CACHE_BYTES) if enable else 0)
+
+
+def _with_optimization(model: ModelConfig, value: Any) -> ModelConfig:
+    """Triton chooses by itself for which sizes it captures graphs; here they are powers of two, where none are said."""
+    cuda = value.get("cuda") or {} if isinstance(value, Mapping) else None
+    if not isinstance(cuda, Mapping) or not isinstance(cuda.get("graphs", False), bool):
+        raise InvalidRequest(
+            'the parameter "config": "optimization" must be an object, such as {"cuda": {"graphs": true}}'
+        )
+    idle = [key for key, told in value.items() if key != "cuda" and told]
+    idle += [f"cuda.{key}" for key, told in cuda.items() if key != "graphs" and told]
+    for key in idle:
+        log.warning('model %s: "optimization.%s" of its configuration changes nothing here', model.name, key[:60])
+    if "graphs" not in cuda:
+        return model
+    batch = model.batch
+    if cuda["graphs"] and not batch.allowed_batch_sizes:
+        most = batch.max_batch_size
+        smaller = (1 << n for n in range(most.bit_length()) if 1 << n < most)
+        batch = replace(batch, allowed_batch_sizes=(*smaller, most))
+    return replace(model, batch=batch, cuda_graphs=cuda["graphs"])
 
 
 def _policy(value: Any) -> VersionPolicy:

@@ -35,6 +35,7 @@ from stfs.metrics import Metrics
 from stfs.model import Model
 from stfs.platforms.base import CORES_LEFT, all_cores, usable_cores
 from stfs.repository import Repository
+from stfs.repository_file import with_file
 from stfs.tracing import EXPORT_TIMEOUT_S, Tracing
 from stfs.warmup.replay import recorded_requests, replay
 from stfs.web.access_log import open_log
@@ -62,8 +63,8 @@ class Server:
         self.registry = WatchedRegistry()
         slots = RunSlots(config.run_slots, usable_cores())
         self._loader = ModelLoader(self.metrics, replay, recorded_requests, slots)
-        self._loader.configure(config.models)
-        self.models = config.models
+        self.models = tuple(with_file(model) for model in config.models)
+        self._loader.configure(self.models)
         self.manager: Manager[Model] = Manager(
             self._loader,
             self.registry,
@@ -82,7 +83,13 @@ class Server:
             lambda: self._ready,
             lambda: self.models,
             self.apply,
-            Repository(lambda: self.models, self.apply, self.manager, explicit=config.model_control == "explicit"),
+            Repository(
+                lambda: self.models,
+                self.apply,
+                self.manager,
+                configured=config.models,
+                explicit=config.model_control == "explicit",
+            ),
             self._door,
             self._tracing,
             lambda: () if self._fronts is None else self._fronts.status(),

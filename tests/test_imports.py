@@ -33,6 +33,7 @@ ROOMS = [
     "warmup",
     "repository_batching",
     "repository_config",
+    "repository_file",
     "repository",
     "tracing",
     "context",

@@ -192,6 +192,21 @@ def test_sizes_that_are_allowed_end_with_the_largest():
     assert overridden(replace(model, batchable=False), '{"max_batch_size": 8}') == model
 
 
+def test_cuda_graphs_want_sizes_and_other_optimizations_are_named(caplog):
+    model = overridden(M, '{"optimization": {"cuda": {"graphs": true}}, "max_batch_size": 12}')
+    assert (model.cuda_graphs, model.batch.allowed_batch_sizes) == (True, (1, 2, 4, 8, 12))
+    said = replace(M, batch=BatchPolicy(max_batch_size=8, allowed_batch_sizes=(3, 8)))
+    assert overridden(said, '{"optimization": {"cuda": {"graphs": true}}}') == replace(said, cuda_graphs=True)
+    assert overridden(replace(M, cuda_graphs=True), '{"optimization": {"cuda": {"graphs": false}}}') == M
+    assert caplog.text == ""
+    told = {"cuda": {"busy_wait_events": True}, "execution_accelerators": {"gpu": []}, "eager_batching": False}
+    assert overridden(replace(M, cuda_graphs=True), json.dumps({"optimization": told})).cuda_graphs
+    assert [record.getMessage() for record in caplog.records] == [
+        f'model m: "optimization.{name}" of its configuration changes nothing here'
+        for name in ("execution_accelerators", "cuda.busy_wait_events")
+    ]
+
+
 @pytest.mark.parametrize("policy", [Latest(1), Latest(3), All(), Specific(frozenset({2, 5}))])
 def test_a_version_policy_comes_back(policy):
     assert overridden(M, json.dumps({"version_policy": policy_told(policy)})).version_policy == policy
@@ -212,6 +227,8 @@ def test_a_version_policy_comes_back(policy):
         ('{"version_policy": {"specific": {"versions": []}}}', '"version_policy" must be'),
         ('{"version_policy": "all"}', '"version_policy" must be'),
         ('{"instance_group": {"count": 2}}', '"instance_group" must be a list of objects'),
+        ('{"optimization": []}', '"optimization" must be an object, such as'),
+        ('{"optimization": {"cuda": {"graphs": 1}}}', '"optimization" must be an object, such as'),
         ('{"instance_group": [{"kind": "KIND_TPU"}]}', '"kind" must be one of KIND_AUTO, KIND_CPU'),
         ('{"instance_group": [{"kind": "KIND_CPU", "gpus": [0]}]}', "KIND_CPU has none"),
         ('{"instance_group": [{"kind": "KIND_CPU"}, {"kind": "KIND_GPU"}]}', "on CPU and GPU"),

@@ -14,8 +14,9 @@ from stfs import config, platforms
 from stfs.config import ModelConfig
 from stfs.errors import ConfigError, LoadFailed
 from stfs.first_runs import warm_up
-from stfs.loader import load_servable
+from stfs.loader import files_of, load_servable
 from stfs.platforms.base import Servable
+from stfs.repository_file import with_file
 from stfs.signature import Signature
 
 
@@ -32,7 +33,7 @@ class LocalModel:
 
 
 def configured(argv: Sequence[str], prog: str) -> ModelConfig:
-    """The one model that flags, environment and configuration file name, as for ``stfs serve``.
+    """The one model that flags, environment, configuration file and its ``config.pbtxt`` say, as for ``stfs serve``.
 
     Raises :class:`ConfigError`; also where a configuration file names several models.
     """
@@ -40,7 +41,7 @@ def configured(argv: Sequence[str], prog: str) -> ModelConfig:
     if len(models) != 1:
         names = ", ".join(model.name for model in models)
         raise ConfigError(f"the configuration names {len(models)} models ({names}): give the path of one")
-    return models[0]
+    return with_file(models[0])
 
 
 def versions_of(model: ModelConfig) -> dict[int, Path]:
@@ -66,10 +67,11 @@ def opened(model: ModelConfig, wanted: int | None = None) -> Iterator[LocalModel
     version = max(found) if wanted is None else wanted
     if version not in found:
         raise ConfigError(f"--version: {model.base_path} has {', '.join(map(str, found))}, but no {version}")
-    servable = load_servable(model, found[version])
+    path = files_of(model, found[version])
+    servable = load_servable(model, path)
     try:
         signatures = warm_up(servable, model.batchable)
-        yield LocalModel(model, version, tuple(found), found[version], servable, signatures)
+        yield LocalModel(model, version, tuple(found), path, servable, signatures)
     finally:
         servable.close()
 

@@ -35,6 +35,8 @@ class LoadOptions:
     hosts Java models. ``saved_model_tags`` say which graph of a SavedModel to load; empty: the one that serves.
     ``memory_limit_bytes`` bounds the memory of the GPU that the model runs on, or of the worker process that it runs
     in; 0: none. ``cuda_graphs`` asks for a CUDA graph for each of ``batch_sizes``, to which batches are padded.
+    ``told_signature`` has the form of a signature file, and ``file`` for where it was read: it is for models that tell
+    nothing and have no such file; empty: none.
     """
 
     model_name: str = "default"
@@ -49,6 +51,7 @@ class LoadOptions:
     memory_limit_bytes: int = 0
     cuda_graphs: bool = False
     batch_sizes: tuple[int, ...] = ()
+    told_signature: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ The form is the one that exports of MXNet and ONNX models carry as ``<prefix>-si
 
 ``data_name`` and ``data_shape`` are read for ``name`` and ``shape``; ``null`` and -1 stand for a dimension that varies;
 ``dtype`` is float32 where it is not said. A tensor may have ``doc``, a text, ``nullable``, true or false, and
-``values``, a list of texts, as :class:`stfs.signature.TensorSpec` has them. Other keys are ignored. Must not live here:
-what a model's own files tell.
+``values``, a list of texts, as :class:`stfs.signature.TensorSpec` has them. Beside the two, ``"batchable": false`` says
+that rows do not stack. Other keys are ignored. Must not live here: what a model's own files tell.
 """
 
 from __future__ import annotations
@@ -22,18 +22,23 @@ import numpy as np
 
 from stfs.errors import LoadFailed
 from stfs.platforms.base import LoadOptions
-from stfs.signature import STRING, Shape, TensorSpec
+from stfs.signature import STRING, Shape, Signature, TensorSpec
 
 SUFFIX = "-signature.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Sidecar:
-    """What a signature file says; ``path`` is where it was read, for messages."""
+    """What a signature file says; ``path`` is where it was read, for messages.
+
+    ``batchable`` false says that rows do not stack, whatever the shapes are; of a platform's own it is the model that
+    tells.
+    """
 
     path: Path
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    batchable: bool = True
 
 
 def find_sidecar(model: Path, options: LoadOptions, prefix: str = "") -> Sidecar | None:
@@ -72,7 +77,35 @@ def parse_sidecar(content: Any, path: Path) -> Sidecar:
     sides = {side: _specs(path, side, content.get(side, [])) for side in ("inputs", "outputs")}
     if not sides["inputs"]:
         raise LoadFailed(f"{path}: the signature lists no inputs; it looks like {example_sidecar((), ())}")
-    return Sidecar(path, sides["inputs"], sides["outputs"])
+    return Sidecar(path, sides["inputs"], sides["outputs"], content.get("batchable") is not False)
+
+
+def disagreement(told: Mapping[str, Any], own: Signature) -> str:
+    """What ``told``, in the form of a signature file, has otherwise than ``own``; empty if nothing."""
+    try:
+        said = parse_sidecar(told, Path(told["file"]))
+    except LoadFailed as error:
+        return str(error)
+    found = []
+    for side, specs, have in (("input", said.inputs, own.inputs), ("output", said.outputs, own.outputs)):
+        by_name = {spec.name: spec for spec in have}
+        for spec in specs:
+            mine = by_name.get(spec.name)
+            if mine is None:
+                found.append(f'{side} "{spec.name}" is none of {", ".join(by_name)}')
+            elif spec.dtype != mine.dtype or not _alike(spec.shape, mine.shape, said.batchable):
+                there, here = (f"{one.dtype_name} {one.describe_shape()}" for one in (spec, mine))
+                found.append(f'{side} "{spec.name}" is {there} there and {here} in the model')
+    return "; ".join(found)
+
+
+def _alike(said: Shape | None, own: Shape | None, with_rows: bool) -> bool:
+    """Whether both can be so. Where rows are not told of, one may have a dimension for them that the other has not."""
+    if said is None or own is None:
+        return True
+    apart = abs(len(said) - len(own))
+    pairs = zip(reversed(said), reversed(own), strict=False)
+    return apart <= (not with_rows) and all(None in pair or pair[0] == pair[1] for pair in pairs)
 
 
 def example_sidecar(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str:

@@ -1,7 +1,8 @@
 """TorchScript files. Owns matching a signature to the arguments of ``forward``, and calling it; it releases the GIL.
 
 TorchScript's schema has names but no dtypes and shapes, so these come from a signature file, or from one inside the
-model's file: ``torch.jit.save(model, "model.pt", _extra_files={"signature.json": json.dumps(...)})``.
+model's file: ``torch.jit.save(model, "model.pt", _extra_files={"signature.json": json.dumps(...)})``; or else from
+Triton's ``config.pbtxt``. Its names for arguments by their place (``INPUT__0``) are understood wherever they stand.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from stfs.signature import Array, Signature, Tensors, TensorSpec, can_batch
 INSIDE = "extra/signature.json"
 TENSORS = ("Tensor", "Optional[Tensor]")
 DICT = "Dict[str, Tensor]"
+PLACE = re.compile(r"__(\d+)$")
+"""How Triton calls the argument of that place: ``INPUT__0``."""
 _FLOAT32 = np.dtype("float32")
 
 
@@ -66,7 +69,7 @@ class TorchScriptServable(Servable):
         else:
             outputs = said_outputs(str(file), sidecar.outputs, seen)
         self._names = [spec.name for spec in outputs]
-        signature = Signature(DEFAULT_SIGNATURE, inputs, outputs, can_batch(inputs, outputs))
+        signature = Signature(DEFAULT_SIGNATURE, inputs, outputs, sidecar.batchable and can_batch(inputs, outputs))
         self.signatures = {DEFAULT_SIGNATURE: signature}
         self._graphs = captured(torch, self._device, signature, {}, options, self._forward)
         if self._graphs is not None:
@@ -117,7 +120,10 @@ def _said(file: Path, options: LoadOptions) -> Sidecar | None:
                 return parse_sidecar(json.loads(text), file)
             except ValueError as error:
                 raise LoadFailed(f"{file}: signature.json inside is not JSON: {error}") from error
-    return find_sidecar(file, options)
+    found = find_sidecar(file, options)
+    if found is None and (told := options.told_signature):
+        return parse_sidecar(told, Path(told["file"]))
+    return found
 
 
 def _what_is_missing(file: Path, arguments: Mapping[str, str], needed: set[str]) -> str:
@@ -137,6 +143,10 @@ def _matched(file: Path, said: Sidecar, arguments: Mapping[str, str], needed: se
         return {name: name for name in inputs}, True
     if len(inputs) == 1 and len(tensors) == 1 and needed <= set(tensors):
         return {inputs[0]: tensors[0]}, False
+    places = [int(found[1]) for name in inputs if (found := PLACE.search(name)) and name not in tensors]
+    given = tensors[: len(inputs)]
+    if inputs and len(given) == len(inputs) and sorted(places) == list(range(len(given))) and needed <= set(given):
+        return {name: tensors[place] for name, place in zip(inputs, places, strict=True)}, False
     told = ", ".join(f'"{name}" ({kind})' for name, kind in arguments.items()) or "nothing"
     if unknown := [name for name in inputs if name not in tensors]:
         raise LoadFailed(f'{said.path}: names an input "{unknown[0]}", but forward of {file.name} takes {told}')

@@ -180,6 +180,7 @@ MODEL_CONFIG: Table = {
             "output": Field(6, _OUTPUT, repeated=True),
             "instance_group": Field(7, _INSTANCE_GROUP, repeated=True),
             "dynamic_batching": Field(11, _DYNAMIC_BATCHING),
+            "optimization": Field(12, {"cuda": Field(3, {"graphs": Field(1, bool)})}),
             "parameters": _map_of(14, {"string_value": Field(1, str)}),
             "backend": Field(17, str),
             "response_cache": Field(24, {"enable": Field(1, bool)}),

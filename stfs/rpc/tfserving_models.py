@@ -151,6 +151,7 @@ def _kept(context: Context, before: ModelConfig, wanted: ModelConfig) -> ModelCo
         platform=platform,
         version_policy=wanted.version_policy,
         version_labels=wanted.version_labels,
+        repository_file=before.repository_file if same_path else None,
     )
 
 

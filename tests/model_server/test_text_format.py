@@ -11,6 +11,7 @@ from stfs.errors import ConfigError
 from stfs.model_server import text_format
 
 HERE = Path(stfs.model_server.__file__).parent
+PROTOS = ("model_server.proto", "triton.proto")
 
 
 def test_reads_what_the_documentation_shows(tmp_path):
@@ -87,7 +88,7 @@ def test_the_descriptors_are_those_of_the_proto_file(tmp_path):
     pytest.importorskip("grpc_tools")
     made = tmp_path / "made.binpb"
     command = ["-m", "grpc_tools.protoc", f"--proto_path={HERE}", "--include_imports", f"--descriptor_set_out={made}"]
-    subprocess.run([sys.executable, *command, "model_server.proto"], check=True)
+    subprocess.run([sys.executable, *command, *PROTOS], check=True)
     described = [_described(path) for path in (made, HERE / "model_server.binpb")]
     assert described[0] == described[1], "run `make protos`"
 
@@ -96,7 +97,87 @@ def _described(path):
     from google.protobuf import descriptor_pb2
 
     files = descriptor_pb2.FileDescriptorSet.FromString(path.read_bytes()).file
-    return next(file for file in files if file.name == "model_server.proto")
+    return {file.name: file for file in files if file.name in PROTOS}
+
+
+# --- Triton's, of which fields that are not known are passed over ----------------------------------------------------
+
+
+def known(path, content):
+    path.write_text(content)
+    return text_format.read_known(path, "inference.ModelConfig")
+
+
+def test_tritons_file_is_told_as_in_json(tmp_path):
+    told, unknown = known(
+        tmp_path / "config.pbtxt",
+        """
+        name: "lines [1] # no comment"  # a comment { with: [
+        input [ { name: 'x' data_type: TYPE_INT64 dims: [ -1, 4 ] reshape { shape: [ ] } } ]
+        dynamic_batching { priority_queue_policy { key: 1 value { timeout_action: DELAY max_queue_size: 2 } } }
+        instance_group [ { count: 2 gpus: [ 0, 1 ] }, { kind: KIND_GPU } ]
+        version_policy: < all: < > >
+        """,
+    )
+    assert unknown == ()
+    assert told == {
+        "name": "lines [1] # no comment",
+        "input": [{"name": "x", "data_type": "TYPE_INT64", "dims": ["-1", "4"], "reshape": {}}],
+        "dynamic_batching": {"priority_queue_policy": {"1": {"timeout_action": "DELAY", "max_queue_size": 2}}},
+        "instance_group": [{"count": 2, "gpus": [0, 1]}, {"kind": "KIND_GPU"}],
+        "version_policy": {"all": {}},
+    }
+    assert known(tmp_path / "config.pbtxt", "max_batch_size: 0")[0] == {"max_batch_size": 0}
+    assert known(tmp_path / "config.pbtxt", "")[0] == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "unknown"),
+    [
+        ("new: 5 newer { a: 1 } newest < > new: 6", ("new", "newer", "newest")),
+        ("list [ { name: 'a' in { b: [1] } }, { other: 2 } ] max_batch_size: 1", ("list",)),
+        ("list\n[ 1, 2 ] text: \"a\" 'b {' words: [A, B]", ("list", "text", "words")),
+        ("instance_group [ { rate: { resources [ { x: 1 } ] } count: 1 }, { host: 'a' count: 2 } ]",
+         ("instance_group.rate", "instance_group.host")),
+        ("optimization { cuda { graphs: true spec { n: 1 } } graph { level: 1 } } priority: 1",
+         ("optimization.cuda.spec", "optimization.graph", "priority")),
+        ("input { name: 'x' format: FORMAT_NCHW, dims: 3; optional: true }", ("input.format", "input.optional")),
+    ],
+)  # fmt: skip
+def test_fields_that_are_passed_over_are_named(tmp_path, content, unknown):
+    assert known(tmp_path / "config.pbtxt", content)[1] == unknown
+
+
+@given(st.text(alphabet="ab_:{}<>[],;#\"'\\ \n1", max_size=40))
+def test_any_text_of_tritons_parses_or_is_refused(content):
+    try:
+        message = text_format.parse(content, "inference.ModelConfig", lenient=True)
+    except ConfigError as error:
+        assert "Error parsing text-format inference.ModelConfig" in str(error)  # noqa: PT017
+    else:
+        text_format._unknown(content, message.DESCRIPTOR)
+
+
+def test_fields_are_those_of_tritons_message():
+    model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+    checked = []
+
+    def check(ours, theirs):
+        known = {field.name: field for field in theirs.fields}
+        for field in ours.fields:
+            other = known[field.name]
+            assert (field.number, field.type) == (other.number, other.type), field.full_name
+            assert field.is_repeated == other.is_repeated, field.full_name
+            checked.append(field.full_name)
+            if field.message_type is not None:
+                check(field.message_type, other.message_type)
+            if field.enum_type is not None:
+                assert {v.name: v.number for v in field.enum_type.values} == {
+                    v.name: v.number for v in other.enum_type.values
+                }
+
+    check(text_format.message_class("inference.ModelConfig").DESCRIPTOR, model_config_pb2.ModelConfig.DESCRIPTOR)
+    assert len(checked) > 40
 
 
 @pytest.mark.slow
