@@ -9,6 +9,7 @@ from running import running
 from simple_models import write_linear
 
 from stfs import platforms
+from stfs.commands import local_model
 from stfs.config import ModelConfig, load
 from stfs.errors import ConfigError, LoadFailed
 from stfs.lifecycle.policy import All, Latest, Specific
@@ -77,6 +78,14 @@ def test_an_empty_file_says_nothing_and_sizes_are_told_apart_from_none(folder):
     assert (read_.batch, read_.batchable, read_.platform) == (plain.batch, None, None)
     assert read(folder, "max_batch_size: 0").batchable is False
     assert read(folder, "max_batch_size: 8").batchable is None
+
+
+def test_commands_go_by_it_too(folder):
+    (folder / NAME).write_text('max_batch_size: 5 default_model_filename: "model.onnx"')
+    model = local_model.configured([str(folder)], "stfs check")
+    assert model.batch.max_batch_size == 5
+    with local_model.opened(model) as opened:
+        assert (opened.path, opened.version) == (folder / "1" / "model.onnx", 1)
 
 
 def test_models_that_are_configured_by_others_have_no_such_file(folder):
