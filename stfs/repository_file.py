@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from stfs import platforms
 from stfs.config import ModelConfig, RepositoryFile
 from stfs.errors import ConfigError, InvalidRequest
 from stfs.model_server import text_format
+from stfs.platforms.torchscript import PLACE
 from stfs.protocols.oip_datatypes import DATATYPES
 from stfs.repository_config import overridden
 from stfs.signature import STRING
@@ -59,8 +59,6 @@ _YIELDING: Sequence[tuple[Sequence[str], Sequence[str]]] = (
 )
 """If one of these options was said, these fields of the file do not count."""
 
-_PLACE = re.compile(r"__(\d+)$")
-
 log = logging.getLogger(__name__)
 
 
@@ -88,9 +86,8 @@ def with_file(model: ModelConfig) -> ModelConfig:
     if (name := told.get("name")) not in (None, model.base_path.absolute().name, model.name):
         log.warning('model %s: %s says name: "%s", which is not the name of its folder', model.name, path, name)
     platform, foreign = _platform(told)
-    file = RepositoryFile(
-        path, foreign, told.get("default_model_filename", ""), _signature(told, model.said, str(path))
-    )
+    filename = told.pop("default_model_filename", "")
+    file = RepositoryFile(path, foreign, filename, _signature(told, model.said, str(path)))
     try:
         read = overridden(model, json.dumps(_yielded(told, model)))
     except InvalidRequest as error:
@@ -147,14 +144,19 @@ def _signature(told: Mapping[str, Any], said: Collection[str], file: str) -> dic
         return {}
     rows = [None] if told.get("max_batch_size") else []
     outputs = told.get("output", [])
-    if all(_PLACE.search(tensor.get("name", "")) for tensor in outputs):
-        outputs = sorted(outputs, key=lambda tensor: int(_PLACE.search(tensor["name"])[1]))
+    if all(_place(tensor) >= 0 for tensor in outputs):
+        outputs = sorted(outputs, key=_place)
     return {
         "file": file,
         "inputs": [_tensor(tensor, rows) for tensor in told["input"]],
         "outputs": [_tensor(tensor, rows) for tensor in outputs],
         "batchable": bool(rows) or not frozenset(_SIZES).isdisjoint(said),
     }
+
+
+def _place(tensor: Mapping[str, Any]) -> int:
+    found = PLACE.search(tensor.get("name", ""))
+    return -1 if found is None else int(found[1])
 
 
 def _tensor(told: Mapping[str, Any], rows: list[None]) -> dict[str, Any]:

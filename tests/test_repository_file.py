@@ -132,13 +132,14 @@ def test_what_there_is_not_here_is_told_only_where_the_files_tell_nothing(folder
         load_servable(model, folder / "2")
 
 
-def test_the_file_that_is_named_is_served(folder):
+def test_the_file_that_is_named_is_served(folder, caplog):
     write_linear(folder / "1" / "other", scale=5.0)
     (folder / "1" / "other" / "model.onnx").rename(folder / "1" / "five.onnx")
     model = read(folder, 'default_model_filename: "five.onnx"')
     path = files_of(model, folder / "1")
     assert path == folder / "1" / "five.onnx"
     assert files_of(model, path) == path, "as front processes ask"
+    assert caplog.text == ""
     servable = load_servable(model, path)
     x = np.ones((1, 3), np.float32)
     assert servable.run("serving_default", {"x": x})["y"].tolist() == [[5, 5, 5]]
