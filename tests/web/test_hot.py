@@ -466,6 +466,11 @@ def test_who_has_no_credentials_is_refused_before_the_body_is_kept(guarded):
 # --- damaged streams ------------------------------------------------------------------------------------------------
 
 
+def test_the_live_channel_opens_alike_behind_what_the_hot_path_answered(pair):
+    """It has no end, so its head is the last that is compared, though a message follows it."""
+    assert pair.agree_on(GOOD + get("/live") + GOOD, least=2).statuses == [200, 200]
+
+
 def test_damaged_streams_are_answered_alike(servers):
     """See ``fuzz_hot``, which plays as many more as one likes."""
     for different in disagreements(servers[2], random.Random(3), 3000):
