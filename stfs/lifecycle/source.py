@@ -18,6 +18,9 @@ MAX_FILES_WALKED = 20_000
 MAX_VERSION = 2**63 - 1
 """Versions are int64 on the wire of every dialect."""
 
+MAX_TOLD = 5
+"""Names that a message lists at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
@@ -113,6 +116,9 @@ class FolderSource:
         if not problems:
             advice = f"put each version in a numbered folder such as {base / '1'}"
             problems = [f"base_path {_tell(base)} holds no model: {advice}, or set base_path to a model file or folder"]
+            if models := _models_in(base):
+                advice = "set base_path to the folder of one, or name each in a model_config_file"
+                problems = [f"base_path {_tell(base)} holds several models ({', '.join(models)}): {advice}"]
         return Poll({}, "; ".join(problems), device=status.st_dev)
 
 
@@ -208,6 +214,20 @@ def _numbered(base: Path) -> tuple[dict[int, Found], list[str]]:
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdecimal()
+
+
+def _models_in(base: Path) -> list[str]:
+    """The first few folders of ``base`` that have numbered folders, as those of a repository of models do."""
+    names: list[str] = []
+    try:
+        for child in sorted(base.iterdir()):
+            if child.is_dir() and any(_is_number(one.name) and one.is_dir() for one in child.iterdir()):
+                names.append(child.name)
+                if len(names) == MAX_TOLD:
+                    break
+    except OSError:  # it is only advice
+        pass
+    return names
 
 
 def _tell(path: Path) -> str:

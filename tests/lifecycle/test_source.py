@@ -109,6 +109,13 @@ def test_nothing_there_tells_what_to_do(tmp_path):
     assert "\n" not in seen.problem
 
 
+def test_a_folder_of_models_is_told_from_one_of_versions(tmp_path):
+    for name in ("double/1", "half/3", "notes/old"):
+        put(tmp_path / name / "weights")
+    problem = poll(tmp_path).problem or ""
+    assert "holds several models (double, half): set base_path to the folder of one, or name each in" in problem
+
+
 def test_a_prefix_that_is_recognised_is_version_1(tmp_path):
     """MXNet's models go by what the names of their files begin with."""
     base = tmp_path / "mlp"
