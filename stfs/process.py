@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from stfs import codec
+from stfs.batcher.thread import share_interpreter
 from stfs.config import ServerConfig
 from stfs.server import Server
 
@@ -38,6 +39,7 @@ def serve(config: ServerConfig, started_at_s: float, beside: Beside = _nothing) 
     Raises :class:`SetupError` if the server cannot start. Does not return while a thread is stuck in a model or in a
     load that no longer matters: then it ends the process itself, with status 0.
     """
+    share_interpreter()
     runner = asyncio.Runner(loop_factory=_loop_factory())
     try:
         clean = runner.run(_serve(config, started_at_s, beside))

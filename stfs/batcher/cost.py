@@ -18,7 +18,7 @@ RIDGE = 0.02
 LEAST_BATCHES = 8
 """Batches before anything learnt is used; until then the policy is eager."""
 MOST_SIGMA = 0.3
-LEAST_SIGMA = 0.03
+LEAST_SIGMA = 0.05
 """However steady a model is, its answers have still to be written and to arrive."""
 CAUTION = 2.0
 """Usual errors by which a run may be longer than thought when its requests must be in time and others wait for their

@@ -25,6 +25,7 @@ from aiohttp import web
 from stfs.access.door import Door, make_door
 from stfs.access.tls import make_tls
 from stfs.batcher.slots import RunSlots
+from stfs.batcher.thread import share_interpreter
 from stfs.config import ModelConfig, ServerConfig
 from stfs.context import Context
 from stfs.errors import StfsError, Unavailable
@@ -64,6 +65,7 @@ def main() -> None:
     listener, control, descriptors, memory, its_bell, bell = told["fds"]
     for fd in told["fds"]:
         os.set_inheritable(fd, False)
+    share_interpreter()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(
             FrontProcess(
