@@ -375,21 +375,21 @@ def test_tls(models: Path, tmp_path: Path):
     context.check_hostname = False
     flags = [f"--model_config_file={models}", "--enable_ssl=true", f"--secret_pem={pem}", f"--secret_key={key}"]
     with running(*flags, "--log_level=warning") as server:
-        with socket.create_connection(("127.0.0.1", server.port)) as plain, context.wrap_socket(plain) as line:
-            line.settimeout(60)
-            stream = b""
-            for form in FORMS:
-                stream += form(70_000) + GOOD + form(3_000_000)
-            sender = threading.Thread(target=line.sendall, args=(stream,))
-            sender.start()
-            received = line.makefile("rb")
+
+        async def talk() -> None:
+            # Not on two threads: one connection's TLS may not be read and written at once.
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=context)
+            writer.write(b"".join(form(70_000) + GOOD + form(3_000_000) for form in FORMS))
             for number in range(3 * len(FORMS)):
-                assert received.readline() == b"HTTP/1.1 200 OK\r\n"
-                headers = dict(iter(lambda: received.readline().rstrip().lower().partition(b": ")[::2], (b"", b"")))
-                body = received.read(int(headers[b"content-length"]))
+                first, *lines = (await reader.readuntil(b"\r\n\r\n")).rstrip().split(b"\r\n")
+                assert first == b"HTTP/1.1 200 OK"
+                headers = dict(line.lower().partition(b": ")[::2] for line in lines)
+                body = await reader.readexactly(int(headers[b"content-length"]))
                 assert told(Reply(200, (), body)) == ([1.5, 2.5] if number % 3 == 1 else [-2, 7.5])
-            sender.join()
-            received.close()
+            writer.close()
+            await writer.wait_closed()
+
+        asyncio.run(asyncio.wait_for(talk(), 60))
         with socket.create_connection(("127.0.0.1", server.port)) as plain, context.wrap_socket(plain) as line:
             line.sendall(by_predict(3_000_000)[:1_000_000])
         wait_until(lambda: "Traceback" in server.log() or server.process.poll() is None)
